@@ -1,0 +1,199 @@
+"""The lines of a results file: typed records, one JSON object a line. See results/SCHEMA.md.
+
+Nothing is rounded before it is stored, nothing derived is stored, and a missing value is null with
+a reason beside it, never zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar, Self
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A line of a results file; `kind` tells which."""
+
+    kind: ClassVar[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The line as a JSON object, `kind` first."""
+        return {"kind": self.kind, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> Self:
+        """Inverse of `to_json`; keys of later minor additions are ignored."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{key: value for key, value in line.items() if key in known})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord(Record):
+    """First line: everything that was decided before the first measurement.
+
+    Attributes:
+        schema_version: Version of this file's format.
+        run_id: `<UTC time>-<profile>-<4 hex>`, also the file's stem.
+        started_at: ISO 8601, UTC.
+        srbench_version: Version of the package that wrote the file.
+        profile: `cpu`, `a10`, … the folder under `results/`.
+        device: `cpu` or `cuda`.
+        precision: `fp32` or `fp16`, of both arms.
+        tf32: Whether TF32 matrix arithmetic was allowed.
+        cases: Case names WxHxS in the order of the tables.
+        pipelines: Arm names; the first is the baseline.
+        options: Arm name -> all options of that arm as JSON values.
+        versions: Arm name -> version of the pipeline's semantics.
+        tiers: Arm name -> fidelity tier at this precision.
+        weights: `kind`, `digest`, `synthetic`, `label`.
+        inputs: Case name -> {`sha256` of the uint8 LR pixels, `source`}.
+        blocks, pairs, seed, noise_seed: The block plan and its seeds.
+        fingerprint: Machine, driver, versions, commit; see `srbench.fingerprint`.
+        argv: The command line.
+    """
+
+    kind: ClassVar[str] = "run"
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    started_at: str
+    srbench_version: str
+    profile: str
+    device: str
+    precision: str
+    tf32: bool
+    cases: list[str]
+    pipelines: list[str]
+    options: dict[str, dict[str, Any]]
+    versions: dict[str, str]
+    tiers: dict[str, str]
+    weights: dict[str, Any]
+    inputs: dict[str, dict[str, str]]
+    blocks: int
+    pairs: int
+    seed: int
+    noise_seed: int
+    fingerprint: dict[str, Any]
+    argv: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample(Record):
+    """One timed image.
+
+    Attributes:
+        pair: Index of the ABBA pair inside the cell, 0-based.
+        position: Order of execution inside the cell and block, 0-based over both arms.
+        latency_ms: Wall time of `upscale` around a device synchronise.
+        gpu_ms: Time between CUDA events around the image; null on CPU.
+        stages_ms: Stage -> time (CUDA events, or wall clock on CPU).
+        state: Clocks, power, temperature, throttle reasons around the sample; empty on CPU.
+        output_sha256: Of the uint8 output, so that the timed path is the checked path.
+    """
+
+    kind: ClassVar[str] = "sample"
+    pair: int
+    position: int
+    latency_ms: float
+    gpu_ms: float | None = None
+    stages_ms: dict[str, float] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+    output_sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellRecord(Record):
+    """One case of one arm in one block.
+
+    Attributes:
+        block: Block index, 0-based.
+        case: Case name.
+        pipeline: Arm name.
+        outcome: `ok`, `oom`, `timeout`, `crash`, `unsupported` or `throttled`.
+        reason: One line when the outcome is not ok.
+        load_ms: Loading the weights in this worker (the same value in all cells of a worker).
+        prepare_ms: `prepare` for this size.
+        warmup_ms: Latencies of the discarded first images, the first call first.
+        samples: The timed images (dictionaries of `Sample`).
+        memory: Of the solo phase, null where not measurable here: `peak_tensor_bytes`,
+            `allocator_peak_bytes`, `reserved_peak_bytes`, `process_vram_bytes`, `rss_peak_bytes`.
+        work: Counters of the solo phase: `launches`, `host_device_bytes`, `calls`.
+        energy_j: Joules per image, null where not measured.
+    """
+
+    kind: ClassVar[str] = "cell"
+    block: int
+    case: str
+    pipeline: str
+    outcome: str
+    reason: str | None = None
+    load_ms: float | None = None
+    prepare_ms: float | None = None
+    warmup_ms: list[float] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    memory: dict[str, int | None] = field(default_factory=dict)
+    work: dict[str, Any] = field(default_factory=dict)
+    energy_j: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FidelityRecord(Record):
+    """How close one arm's picture is to a reference's, same input and noise.
+
+    Attributes:
+        case: Case name.
+        pipeline: The arm judged.
+        reference: The arm (`s3diff-baseline`) or role (`fp32`, `hr`) it is held against.
+        metrics: Metric -> value. `psnr` (8-bit RGB), `psnr_float`, `ssim` (Y), `lpips`,
+            `worst_block_psnr` (lowest over 64x64 blocks of the 8-bit picture), `eps_relative_l2`,
+            `max_abs_diff` (8-bit levels).
+        not_measured: Metric -> why.
+        providers: Metric -> `library version (variant)`.
+        worst_block: [top, left] of the worst 64x64 block in output pixels.
+        crops: `input`, `baseline`, `candidate` -> base64 PNG of the same region around it.
+        outcome: `ok` or why there is nothing to compare.
+        reason: One line when the outcome is not ok.
+    """
+
+    kind: ClassVar[str] = "fidelity"
+    case: str
+    pipeline: str
+    reference: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    not_measured: dict[str, str] = field(default_factory=dict)
+    providers: dict[str, str] = field(default_factory=dict)
+    worst_block: list[int] | None = None
+    crops: dict[str, str] = field(default_factory=dict)
+    outcome: str = "ok"
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockRecord(Record):
+    """Written after the last cell of a block: the block is complete and `--resume` skips it."""
+
+    kind: ClassVar[str] = "block"
+    block: int
+    finished_at: str
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndRecord(Record):
+    """Last line of a finished run."""
+
+    kind: ClassVar[str] = "end"
+    finished_at: str
+    interrupted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A whole results file, read back."""
+
+    head: RunRecord
+    cells: list[CellRecord]
+    fidelity: list[FidelityRecord]
+    finished_blocks: set[int]
+    ended: bool
