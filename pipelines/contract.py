@@ -118,9 +118,7 @@ class Pipeline(Protocol):
     def prepare(self, height: int, width: int, scale: int) -> None:
         """Do once what a size needs (compile, capture, autotune); timed apart from `upscale`."""
 
-    def upscale(
-        self, image: NDArray[np.uint8], scale: int, *, seed: int
-    ) -> NDArray[np.uint8]:
+    def upscale(self, image: NDArray[np.uint8], scale: int, *, seed: int) -> NDArray[np.uint8]:
         """Upscale one image.
 
         Args:

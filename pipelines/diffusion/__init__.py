@@ -1,0 +1,1 @@
+"""Parts that diffusion super-resolution pipelines really share."""

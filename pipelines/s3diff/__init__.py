@@ -1,0 +1,1 @@
+"""S3Diff: degradation-guided one-step super-resolution (Zhang et al., ECCV 2024)."""

@@ -1,0 +1,159 @@
+"""What both S3Diff pipelines share: the contract's surface around one `_infer`."""
+
+from __future__ import annotations
+
+import gc
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from pipelines.contract import (
+    Observer,
+    PipelineError,
+    Precision,
+    Tier,
+    WeightsSource,
+    WorkCounts,
+    posterior_noise,
+    stage,
+)
+from pipelines.diffusion.color_fix import truncate_to_uint8
+from pipelines.s3diff.architecture import Architecture
+from pipelines.s3diff.options import MIN_SIDE, VAE_FACTOR, S3DiffOptions
+from pipelines.s3diff.steps import image_to_tensor, padded_size
+from pipelines.work import WorkCounter
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipelines.s3diff.weights import Checkpoint
+
+
+def _ignore(name: str, tensor: torch.Tensor) -> None:
+    """An observer that does not look."""
+
+
+class S3DiffPipeline(ABC):
+    """One S3Diff pipeline; subclasses build networks from a checkpoint and infer."""
+
+    name: ClassVar[str]
+    version: ClassVar[str]
+    Options: ClassVar[type]
+    precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32, Precision.FP16)
+    tiers: ClassVar[dict[Precision, Tier]] = {
+        Precision.FP32: Tier.EXACT,
+        Precision.FP16: Tier.REDUCED,
+    }
+
+    def __init__(self, options: S3DiffOptions) -> None:
+        self.architecture = Architecture.published()
+        self._device: torch.device | None = None
+
+    @abstractmethod
+    def _build(self, checkpoint: Checkpoint, device: torch.device, precision: Precision) -> None:
+        """Make the networks."""
+
+    @abstractmethod
+    def _infer(
+        self, image: torch.Tensor, scale: int, noise: torch.Tensor, observe: Observer
+    ) -> torch.Tensor:
+        """[1, 3, H, W] float32 in [0, 1] on the device -> [3, scale H, scale W] in [0, 1]."""
+
+    def load(self, weights: WeightsSource, device: torch.device, precision: Precision) -> None:
+        """Read the checkpoint and build the networks on `device`.
+
+        Raises:
+            PipelineError: A file is missing, damaged or of another model.
+        """
+        from pipelines.s3diff.weights import read_checkpoint
+
+        self._load_checkpoint(read_checkpoint(weights), device, precision)
+
+    @torch.inference_mode()
+    def _load_checkpoint(
+        self, checkpoint: Checkpoint, device: torch.device, precision: Precision
+    ) -> None:
+        self.architecture = checkpoint.architecture
+        self._device = device
+        self._build(checkpoint, device, precision)
+        gc.collect()
+
+    def prepare(self, height: int, width: int, scale: int) -> None:
+        """Nothing to prepare: neither pipeline compiles."""
+
+    def upscale(self, image: NDArray[np.uint8], scale: int, *, seed: int) -> NDArray[np.uint8]:
+        """See `pipelines.contract.Pipeline.upscale`."""
+        result = self._run(image, scale, seed, _ignore)
+        with torch.inference_mode(), stage("postprocess"):
+            pixels: NDArray[np.uint8] = (
+                truncate_to_uint8(result).permute(1, 2, 0).contiguous().cpu().numpy()
+            )
+            return pixels
+
+    def upscale_float(
+        self,
+        image: NDArray[np.uint8],
+        scale: int,
+        *,
+        seed: int,
+        observe: Observer | None = None,
+    ) -> NDArray[np.float32]:
+        """See `pipelines.contract.Pipeline.upscale_float`."""
+        result = self._run(image, scale, seed, observe or _ignore)
+        pixels: NDArray[np.float32] = result.permute(1, 2, 0).contiguous().cpu().numpy()
+        return pixels
+
+    @torch.inference_mode()
+    def _run(
+        self, image: NDArray[np.uint8], scale: int, seed: int, observe: Observer
+    ) -> torch.Tensor:
+        if self._device is None:
+            raise PipelineError(f"{self.name}: load weights before upscaling")
+        height, width = image.shape[:2]
+        if min(height, width) < MIN_SIDE:
+            raise PipelineError(
+                f"image of {width}x{height} px: sides must be at least {MIN_SIDE} px"
+            )
+        with stage("preprocess"):
+            tensor = image_to_tensor(image, self._device)
+            noise = posterior_noise(seed, self._latent_shape(height, width, scale))
+            noise = noise.to(self._device)
+        return self._infer(tensor, scale, noise, observe)
+
+    def _latent_shape(self, height: int, width: int, scale: int) -> tuple[int, int, int, int]:
+        channels = int(self.architecture.vae["latent_channels"])
+        rows, columns = padded_size(height * scale), padded_size(width * scale)
+        return (1, channels, rows // VAE_FACTOR, columns // VAE_FACTOR)
+
+    @torch.inference_mode()
+    def work(self, height: int, width: int, scale: int) -> WorkCounts:
+        """See `pipelines.contract.Pipeline.work`: the very same code, on the meta device."""
+        from pipelines.s3diff.meta import meta_checkpoint
+
+        meta = torch.device("meta")
+        twin = type(self)(self.options)
+        twin._load_checkpoint(meta_checkpoint(self.architecture), meta, Precision.FP32)
+        image = torch.empty(1, 3, height, width, device=meta)
+        noise = torch.empty(twin._latent_shape(height, width, scale), device=meta)
+        with WorkCounter() as counter:
+            twin._infer(image, scale, noise, _ignore)
+        return counter.counts()
+
+    @property
+    @abstractmethod
+    def options(self) -> S3DiffOptions:
+        """The options given at construction."""
+
+    def memory_estimate(self, height: int, width: int, scale: int) -> int:
+        """See `pipelines.contract.Pipeline.memory_estimate`.
+
+        The dominant tensors are full-resolution activations of the VAE's first level: about four
+        float32 maps of its widest full-resolution channel count are alive at once (counted on the
+        meta device, spec'd as "peak live activations" of an untiled decoder).
+        """
+        channels = self.architecture.vae["block_out_channels"]
+        widest = int(channels[1] if len(channels) > 1 else channels[0])
+        pixels = padded_size(height * scale) * padded_size(width * scale)
+        return 4 * 4 * widest * pixels

@@ -1,0 +1,201 @@
+"""Exact work counters: FLOPs, operator launches, network calls, parked bytes, live tensor bytes.
+
+They are the same on every run of the same code, so they gate without a GPU. FLOPs follow
+`torch.utils.flop_counter`'s formulas (2 per multiply-add); fused attention is counted as one launch
+with the FLOPs of its two matrix products on every device.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from pipelines.contract import WorkCounts, listening
+
+_active: WorkCounter | None = None
+
+_NO_KERNEL = frozenset(
+    {
+        "aten.empty",
+        "aten.empty_strided",
+        "aten.empty_like",
+        "aten.new_empty",
+        "aten.detach",
+        "aten._unsafe_view",
+        "aten.lift_fresh",
+        "aten.new_empty_strided",
+    }
+)
+
+
+def note_call(network: str, samples: int = 1) -> None:
+    """Tell the active counter that `network` ran on `samples` samples; free when none counts."""
+    if _active is not None:
+        _active.calls[network] += samples
+
+
+def note_transfer(tensor: torch.Tensor) -> None:
+    """Tell the active counter that a tensor is parked on the host or fetched back."""
+    if _active is not None:
+        _active.host_device_bytes += tensor.numel() * tensor.element_size()
+
+
+def _attention_flops(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> int:
+    *batch, tokens, depth = query.shape
+    heads = 1
+    for size in batch:
+        heads *= size
+    return 2 * heads * tokens * key.shape[-2] * (depth + value.shape[-1])
+
+
+class _Attention(TorchFunctionMode):
+    """Sees `scaled_dot_product_attention` before it picks a device's kernel."""
+
+    def __init__(self, counter: WorkCounter) -> None:
+        super().__init__()
+        self.counter = counter
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch.nn.functional.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        query = kwargs.get("query", args[0] if args else None)
+        key = kwargs.get("key", args[1] if len(args) > 1 else None)
+        value = kwargs.get("value", args[2] if len(args) > 2 else None)
+        with self.counter.fused(_attention_flops(query, key, value)):
+            if query.is_meta:
+                return query.new_empty((*query.shape[:-1], value.shape[-1]))
+            return func(*args, **kwargs)
+
+
+class _Fused:
+    """Counts everything inside as one launch of known FLOPs."""
+
+    def __init__(self, counter: WorkCounter, flops: int) -> None:
+        self.counter, self.flops = counter, flops
+
+    def __enter__(self) -> None:
+        self.counter.depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.counter.depth -= 1
+        self.counter.add_flops(self.flops)
+        self.counter.launches += 1
+
+
+class WorkCounter(TorchDispatchMode):
+    """Context manager that counts one image; stages are those of `pipelines.contract.stage`.
+
+    Storage that existed before (weights, caches) is not counted as live.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+        self.launches = 0
+        self.host_device_bytes = 0
+        self.peak_bytes = 0
+        self.depth = 0
+        self._live_bytes = 0
+        self._stage = "other"
+        self._storages: dict[int, weakref.ref[Any]] = {}
+        self._attention = _Attention(self)
+        self._listening = listening(self)
+
+    def enter(self, name: str) -> None:
+        """A stage begins."""
+        self._stage = name
+
+    def exit(self, name: str) -> None:
+        """A stage ends."""
+        self._stage = "other"
+
+    def fused(self, flops: int) -> _Fused:
+        """Count the block as one launch of `flops`."""
+        return _Fused(self, flops)
+
+    def add_flops(self, flops: int) -> None:
+        """Add to the current stage."""
+        self.flops[self._stage] += flops
+
+    def __enter__(self) -> Self:
+        global _active
+        if _active is not None:
+            raise RuntimeError("work counters do not nest")
+        _active = self
+        self._listening.__enter__()
+        self._attention.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        global _active
+        super().__exit__(*error)
+        self._attention.__exit__(*error)
+        self._listening.__exit__(*error)
+        _active = None
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if not self.depth:
+            packet = func._overloadpacket
+            formula: Callable[..., int] | None = flop_registry.get(packet)
+            if formula is not None:
+                self.add_flops(formula(*args, **kwargs, out_val=result))
+            if not func.is_view and str(packet) not in _NO_KERNEL:
+                self.launches += 1
+        self._track(result, args, kwargs)
+        return result
+
+    def _track(self, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given: set[int] | None = None
+        for tensor in tree_leaves(result):
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            key = storage._cdata
+            if key in self._storages:
+                continue
+            if given is None:
+                given = {
+                    leaf.untyped_storage()._cdata
+                    for leaf in tree_leaves((args, kwargs))
+                    if isinstance(leaf, torch.Tensor)
+                }
+            if key not in given:
+                self._watch(storage, key)
+
+    def _watch(self, storage: torch.UntypedStorage, key: int) -> None:
+        size = storage.nbytes()
+
+        def freed(_: object) -> None:
+            del self._storages[key]
+            self._live_bytes -= size
+
+        self._storages[key] = weakref.ref(storage, freed)
+        self._live_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self._live_bytes)
+
+    def counts(self) -> WorkCounts:
+        """What was counted."""
+        return WorkCounts(
+            flops=dict(self.flops),
+            launches=self.launches,
+            calls=dict(self.calls),
+            host_device_bytes=self.host_device_bytes,
+            peak_tensor_bytes=self.peak_bytes,
+        )
