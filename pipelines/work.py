@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -48,12 +49,31 @@ def note_transfer(tensor: torch.Tensor) -> None:
         _active.host_device_bytes += tensor.numel() * tensor.element_size()
 
 
+def replayed(key: Hashable, run: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Run a call that repeats alike (a UNet tile); on the meta device count it only once.
+
+    Outside a counter, or where the result has numbers, this is `run()`. A second call with an equal
+    key adds what the first one counted and returns an empty tensor of the same shape.
+    """
+    if _active is None:
+        return run()
+    return _active.replay(key, run)
+
+
 def _attention_flops(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> int:
     *batch, tokens, depth = query.shape
     heads = 1
     for size in batch:
         heads *= size
     return 2 * heads * tokens * key.shape[-2] * (depth + value.shape[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class _Recording:
+    flops: Counter[str]
+    calls: Counter[str]
+    launches: int
+    result: torch.Tensor
 
 
 class _Attention(TorchFunctionMode):
@@ -93,14 +113,34 @@ class _Fused:
         self.counter.launches += 1
 
 
-class WorkCounter(TorchDispatchMode):
+class _Operators(TorchDispatchMode):
+    """Sees every dispatched operator; composite ones are taken apart first."""
+
+    def __init__(self, counter: WorkCounter) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counter = counter
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func._overloadpacket not in flop_registry:
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        result = func(*args, **kwargs)
+        self.counter.see(func, result, args, kwargs)
+        return result
+
+
+class WorkCounter:
     """Context manager that counts one image; stages are those of `pipelines.contract.stage`.
 
     Storage that existed before (weights, caches) is not counted as live.
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self.flops: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self.launches = 0
@@ -110,7 +150,8 @@ class WorkCounter(TorchDispatchMode):
         self._live_bytes = 0
         self._stage = "other"
         self._storages: dict[int, weakref.ref[Any]] = {}
-        self._attention = _Attention(self)
+        self._recorded: dict[Hashable, _Recording] = {}
+        self._modes = (_Attention(self), _Operators(self))
         self._listening = listening(self)
 
     def enter(self, name: str) -> None:
@@ -120,6 +161,22 @@ class WorkCounter(TorchDispatchMode):
     def exit(self, name: str) -> None:
         """A stage ends."""
         self._stage = "other"
+
+    def replay(self, key: Hashable, run: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """See `replayed`."""
+        seen = self._recorded.get(key)
+        if seen is not None:
+            self.flops.update(seen.flops)
+            self.calls.update(seen.calls)
+            self.launches += seen.launches
+            return seen.result.new_empty(seen.result.shape)
+        flops, calls, launches = self.flops.copy(), self.calls.copy(), self.launches
+        result = run()
+        if result.is_meta:
+            self._recorded[key] = _Recording(
+                self.flops - flops, self.calls - calls, self.launches - launches, result
+            )
+        return result
 
     def fused(self, flops: int) -> _Fused:
         """Count the block as one launch of `flops`."""
@@ -135,22 +192,19 @@ class WorkCounter(TorchDispatchMode):
             raise RuntimeError("work counters do not nest")
         _active = self
         self._listening.__enter__()
-        self._attention.__enter__()
-        super().__enter__()
+        for mode in self._modes:
+            mode.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
         global _active
-        super().__exit__(*error)
-        self._attention.__exit__(*error)
+        for mode in reversed(self._modes):
+            mode.__exit__(*error)  # type: ignore[no-untyped-call]
         self._listening.__exit__(*error)
         _active = None
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+    def see(self, func: Any, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Count one operator and watch the storage it made."""
         if not self.depth:
             packet = func._overloadpacket
             formula: Callable[..., int] | None = flop_registry.get(packet)
@@ -159,7 +213,6 @@ class WorkCounter(TorchDispatchMode):
             if not func.is_view and str(packet) not in _NO_KERNEL:
                 self.launches += 1
         self._track(result, args, kwargs)
-        return result
 
     def _track(self, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given: set[int] | None = None

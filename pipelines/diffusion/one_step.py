@@ -12,8 +12,8 @@ BETA_START, BETA_END, TRAIN_STEPS = 0.00085, 0.012, 1000
 
 def alpha_bar(timestep: int) -> float:
     """Cumulative product of 1 - beta at `timestep`, in float32 as diffusers computes it."""
-    betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, TRAIN_STEPS) ** 2
-    return float(torch.cumprod(1.0 - betas, dim=0)[timestep])
+    roots = torch.linspace(BETA_START**0.5, BETA_END**0.5, TRAIN_STEPS, dtype=torch.float32)
+    return float(torch.cumprod(1.0 - roots**2, dim=0)[timestep])
 
 
 def predict_x0(latent: torch.Tensor, eps: torch.Tensor, abar: float) -> torch.Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -12,14 +13,12 @@ import torch
 from pipelines.contract import Observer, Precision, stage
 from pipelines.diffusion import color_fix
 from pipelines.diffusion.one_step import alpha_bar, predict_x0
-from pipelines.diffusion.tiling import gaussian_weights, latent_tiles, vae_tiles
+from pipelines.diffusion.tiling import gaussian_weights
 from pipelines.s3diff.degradation import DegradationEstimator, Modulator
+from pipelines.s3diff.geometry import decoder_tiles, encoder_tiles, unet_tiles
 from pipelines.s3diff.lora import unet_block, vae_block, wrap_layers
 from pipelines.s3diff.options import (
     TIMESTEP,
-    VAE_DECODER_PAD,
-    VAE_ENCODER_PAD,
-    VAE_FACTOR,
     BaselineOptions,
     ColorFix,
 )
@@ -27,7 +26,7 @@ from pipelines.s3diff.pipeline import S3DiffPipeline
 from pipelines.s3diff.prompt import PromptEncoder
 from pipelines.s3diff.steps import network_input, posterior_latent, resize_input, to_unit_image
 from pipelines.s3diff.tiled_vae import decoder_steps, encoder_steps, run_tiled
-from pipelines.work import note_call
+from pipelines.work import note_call, replayed
 
 if TYPE_CHECKING:
     from pipelines.s3diff.weights import Checkpoint
@@ -83,7 +82,7 @@ class S3DiffBaseline(S3DiffPipeline):
     ) -> torch.Tensor:
         device = image.device.type
         with (
-            torch.autocast(device, torch.float16, enabled=self.autocast),
+            torch.autocast(device, torch.float16) if self.autocast else nullcontext(),
             self._housekeeping(),
         ):
             with stage("preprocess"):
@@ -141,10 +140,7 @@ class S3DiffBaseline(S3DiffPipeline):
                 layer.modulation = vae_matrices[:, vae_block(path)]
 
     def _encode(self, x: torch.Tensor, noise: torch.Tensor, observe: Observer) -> torch.Tensor:
-        tiles = vae_tiles(
-            *x.shape[-2:], self.options.vae_encoder_tile, VAE_ENCODER_PAD,
-            numerator=1, denominator=VAE_FACTOR,
-        )  # fmt: skip
+        tiles = encoder_tiles(x, self.options)
         note_call("vae_encoder", len(tiles))
         if len(tiles) == 1:
             encoded = self.vae.encoder(x)
@@ -175,9 +171,7 @@ class S3DiffBaseline(S3DiffPipeline):
     def _predict_noise(
         self, latent: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor
     ) -> torch.Tensor:
-        tiles = latent_tiles(
-            *latent.shape[-2:], self.options.latent_tile, self.options.latent_overlap
-        )
+        tiles = unet_tiles(latent, self.options)
         if len(tiles.offsets) == 1:
             return self._guided(latent, positive, negative)
         side = tiles.tile_height
@@ -186,17 +180,15 @@ class S3DiffBaseline(S3DiffPipeline):
         norm = torch.zeros(latent.shape, device=latent.device)
         for top, left in tiles.offsets:
             window = (..., slice(top, top + side), slice(left, left + side))
-            total[window] += self._guided(latent[window], positive, negative) * weights
+            predicted = replayed("tile", partial(self._guided, latent[window], positive, negative))
+            total[window] += predicted * weights
             norm[window] += weights
         return total / norm
 
     def _decode(self, x0: torch.Tensor) -> torch.Tensor:
         latent = x0 / self.vae.config.scaling_factor
         z = self.vae.post_quant_conv(latent)
-        tiles = vae_tiles(
-            *z.shape[-2:], self.options.vae_decoder_tile, VAE_DECODER_PAD,
-            numerator=VAE_FACTOR, denominator=1,
-        )  # fmt: skip
+        tiles = decoder_tiles(z, self.options)
         note_call("vae_decoder", len(tiles))
         if len(tiles) == 1:
             decoded: torch.Tensor = self.vae.decoder(z)
@@ -218,7 +210,7 @@ class S3DiffBaseline(S3DiffPipeline):
         return fix[self.options.color_fix](*eight_bit)[0]
 
 
-def _walk_modules(network: torch.nn.Module, adapted: dict[str, torch.nn.Module]) -> None:
+def _walk_modules(network: torch.nn.Module, adapted: Mapping[str, torch.nn.Module]) -> None:
     """The published search for adapted layers: every module's name against a list."""
     names = list(adapted)
     for name, _ in network.named_modules():

@@ -22,7 +22,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.conv2(F.relu(self.conv1(x)))
+        return torch.as_tensor(x + self.conv2(F.relu(self.conv1(x))))
 
 
 class DegradationEstimator(nn.Module):
@@ -52,8 +52,9 @@ class DegradationEstimator(nn.Module):
         )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
+        dtype = next(self.fc_degree.parameters()).dtype
         scores = [
-            fc(body(first(image)).mean(dim=(2, 3)).to(fc[0].weight.dtype))
+            fc(body(first(image)).mean(dim=(2, 3)).to(dtype))
             for first, body, fc in zip(self.conv_first, self.body, self.fc_degree, strict=True)
         ]
         return torch.cat(scores, dim=1)
@@ -101,4 +102,4 @@ class Modulator(nn.Module):
             dim=-1,
         )
         matrices: torch.Tensor = self.fuse_mlp(joint)
-        return matrices.unflatten(-1, (self.rank, self.rank))
+        return matrices.view(-1, count, self.rank, self.rank)

@@ -89,13 +89,13 @@ def wrap_layers(
 class LoraMerger:
     """Writes W + s B M^T A of every adapted layer into the network's own weights, once an image.
 
-    Keeps float32 masters of W and the adapters on the device, so nothing accumulates from image to
-    image, whatever the dtype of the network.
+    Keeps masters of W and the adapters on the device in float32 (or wider, where `state` is), so
+    nothing accumulates from image to image, whatever the dtype of the network.
 
     Args:
         network: Its layers `path + ".weight"` are overwritten; they must not share storage with
             `state`.
-        state: Float32 tensors of the unadapted network by name.
+        state: Tensors of the unadapted network by name, float32 or float64.
         pairs: Layer path -> adapter matrices.
         rank: LoRA rank.
         block: Layer path -> block index.
@@ -110,12 +110,14 @@ class LoraMerger:
         block: Callable[[str], int],
     ) -> None:
         self.scale = LORA_ALPHA / rank
+        self.dtype = next(iter(state.values())).dtype
         self.layers = []
         for path, pair in pairs.items():
             weight = network.get_parameter(f"{path}.weight")
-            master = state[f"{path}.weight"].to(weight.device, torch.float32).flatten(1)
-            down = pair.down.to(weight.device, torch.float32).flatten(1)
-            up = pair.up.to(weight.device, torch.float32).flatten(1)
+            master, down, up = (
+                part.to(weight.device, self.dtype).flatten(1)
+                for part in (state[f"{path}.weight"], pair.down, pair.up)
+            )
             self.layers.append((block(path), weight, master, down, up))
 
     def merge(self, modulation: torch.Tensor) -> None:
@@ -126,7 +128,7 @@ class LoraMerger:
         """
         if modulation.shape[0] != 1:
             raise PipelineError("merged adapters serve one image at a time")
-        matrices = modulation[0].float()
+        matrices = modulation[0].to(self.dtype)
         for block, weight, master, down, up in self.layers:
             mixed = up @ matrices[block].T
             merged = torch.addmm(master, mixed, down, alpha=self.scale)

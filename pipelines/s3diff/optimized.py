@@ -16,14 +16,12 @@ from torch import nn
 from pipelines.contract import Observer, Precision, stage
 from pipelines.diffusion import color_fix
 from pipelines.diffusion.one_step import alpha_bar, predict_x0
-from pipelines.diffusion.tiling import gaussian_weights, latent_tiles, vae_tiles
+from pipelines.diffusion.tiling import gaussian_weights
 from pipelines.s3diff.degradation import DegradationEstimator, Modulator
+from pipelines.s3diff.geometry import decoder_tiles, encoder_tiles, unet_tiles
 from pipelines.s3diff.lora import LoraMerger, ModulatedLora, unet_block, vae_block, wrap_layers
 from pipelines.s3diff.options import (
     TIMESTEP,
-    VAE_DECODER_PAD,
-    VAE_ENCODER_PAD,
-    VAE_FACTOR,
     ColorFix,
     OptimizedOptions,
 )
@@ -63,7 +61,7 @@ class Adapters:
             return
         self._wrapped = wrap_layers(network, pairs, rank)
         for layer in self._wrapped.values():
-            layer.to(layer.base.weight)
+            layer.to(next(layer.base.parameters()))
 
     def modulate(self, matrices: torch.Tensor) -> None:
         """Set the image's modulation matrices [1, blocks, r, r]."""
@@ -137,7 +135,7 @@ class S3DiffOptimized(S3DiffPipeline):
             layer.to(torch.float32)
         network.to_empty(device=device).eval().requires_grad_(False)
         if self.options.channels_last and device.type == "cuda":
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(memory_format=torch.channels_last)
         network.load_state_dict(state)
         return network
 
@@ -176,10 +174,7 @@ class S3DiffOptimized(S3DiffPipeline):
             return self._fix_colors(output, upscaled[0])
 
     def _encode(self, x: torch.Tensor, noise: torch.Tensor, observe: Observer) -> torch.Tensor:
-        tiles = vae_tiles(
-            *x.shape[-2:], self.options.vae_encoder_tile, VAE_ENCODER_PAD,
-            numerator=1, denominator=VAE_FACTOR,
-        )  # fmt: skip
+        tiles = encoder_tiles(x, self.options)
         note_call("vae_encoder", len(tiles))
         mean, latent = posterior_latent(
             self.vae.quant_conv(run_lockstep(self.vae.encoder, x, tiles)),
@@ -193,9 +188,7 @@ class S3DiffOptimized(S3DiffPipeline):
 
     def _predict_noise(self, latent: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
         """Guided noise of the whole latent, float32."""
-        geometry = latent_tiles(
-            *latent.shape[-2:], self.options.latent_tile, self.options.latent_overlap
-        )
+        geometry = unet_tiles(latent, self.options)
         text = self.unet.text_keys_values(prompts) if self.options.cache_text_kv else None
         height, width = geometry.tile_height, geometry.tile_width
         windows = [
@@ -204,7 +197,9 @@ class S3DiffOptimized(S3DiffPipeline):
         ]
         if len(windows) == 1:
             return self._guided(latent, prompts, text)
-        blend = _blend_weights(geometry.offsets, height, *latent.shape[-2:], latent.device)
+        blend = _blend_weights(
+            geometry.offsets, height, *latent.shape[-2:], latent.device, latent.dtype
+        )
         eps = torch.zeros_like(latent)
         step = self.options.tile_batch
         for start in range(0, len(windows), step):
@@ -233,10 +228,7 @@ class S3DiffOptimized(S3DiffPipeline):
 
     def _decode(self, x0: torch.Tensor) -> torch.Tensor:
         z = self.vae.post_quant_conv(x0 / self.scaling_factor).to(self.dtype)
-        tiles = vae_tiles(
-            *z.shape[-2:], self.options.vae_decoder_tile, VAE_DECODER_PAD,
-            numerator=VAE_FACTOR, denominator=1,
-        )  # fmt: skip
+        tiles = decoder_tiles(z, self.options)
         note_call("vae_decoder", len(tiles))
         return run_lockstep(self.vae.decoder, z, tiles)
 
@@ -263,8 +255,9 @@ def _blend_weights(
     height: int,
     width: int,
     device: torch.device,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Weights of each tile divided by their sum over tiles, [tiles, side, side], float32.
+    """Weights of each tile divided by their sum over tiles, [tiles, side, side].
 
     Divided in float64 once: in corners the raw weights are 3e-10.
     """
@@ -273,4 +266,4 @@ def _blend_weights(
     for top, left in offsets:
         total[top : top + side, left : left + side] += weights
     shares = [weights / total[top : top + side, left : left + side] for top, left in offsets]
-    return torch.stack(shares).to(device, torch.float32)
+    return torch.stack(shares).to(device, dtype)

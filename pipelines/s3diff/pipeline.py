@@ -80,7 +80,7 @@ class S3DiffPipeline(ABC):
         self._build(checkpoint, device, precision)
         gc.collect()
 
-    def prepare(self, height: int, width: int, scale: int) -> None:
+    def prepare(self, height: int, width: int, scale: int) -> None:  # noqa: B027
         """Nothing to prepare: neither pipeline compiles."""
 
     def upscale(self, image: NDArray[np.uint8], scale: int, *, seed: int) -> NDArray[np.uint8]:

@@ -51,6 +51,11 @@ class Norm:
 Step = Apply | Store | Add | Norm
 
 
+def _wide(x: Tensor) -> torch.dtype:
+    """At least float32."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
 def _silu(x: Tensor) -> Tensor:
     return F.silu(x, inplace=True)
 
@@ -75,7 +80,7 @@ def _attention(layer: Any) -> list[Step]:
         query, key, value = layer.to_q(tokens), layer.to_k(tokens), layer.to_v(tokens)
         empty = query.new_empty(batch, query.shape[1], key.shape[1])
         scores = torch.baddbmm(empty, query, key.transpose(1, 2), beta=0, alpha=channels**-0.5)
-        weights = scores.float().softmax(dim=-1).to(value.dtype)
+        weights = scores.to(_wide(scores)).softmax(dim=-1).to(value.dtype)
         out = layer.to_out[0](torch.bmm(weights, value))
         return torch.as_tensor(out.transpose(1, 2).reshape(batch, channels, height, width))
 
@@ -147,8 +152,9 @@ def _statistics(x: Tensor, groups: int) -> _Statistics:
 
 
 def _merge(statistics: Sequence[_Statistics]) -> tuple[Tensor, Tensor]:
-    positions = torch.tensor([float(s.positions) for s in statistics])
-    share = (positions / positions.sum()).to(statistics[0].var.device)[:, None]
+    like = statistics[0].var
+    positions = torch.tensor([s.positions for s in statistics], dtype=_wide(like))
+    share = (positions / positions.sum()).to(like.device)[:, None]
     var = (torch.stack([s.var for s in statistics]) * share).sum(0)
     mean = (torch.stack([s.mean for s in statistics]) * share).sum(0)
     return var, mean
@@ -200,13 +206,13 @@ def run_tiled(
         out_channels: Channels of the result.
 
     Returns:
-        [1, out_channels, H', W'], float32 on the device.
+        [1, out_channels, H', W'] on the device, float32 also where `x` is fp16.
     """
     device = x.device
     states = [_TileState(t, _to_host(_crop(x, t))) for t in tiles]
     height = max(t.target.bottom for t in tiles)
     width = max(t.target.right for t in tiles)
-    result = torch.zeros(1, out_channels, height, width, device=device)
+    result = torch.zeros(1, out_channels, height, width, device=device, dtype=_wide(x))
     norm: tuple[nn.GroupNorm, Tensor, Tensor] | None = None
     for index, (run, barrier) in enumerate(_segments(steps)):
         order = states if index % 2 == 0 else states[::-1]

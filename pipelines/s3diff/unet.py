@@ -56,7 +56,7 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:-1], self.heads, -1).transpose(1, 2)
 
     def keys_values(self, context: Tensor) -> TextKV:
         """[B, N, C'] -> keys and values [B, heads, N, d]."""
@@ -290,7 +290,7 @@ class UNet(nn.Module):
         for module in self.modules():
             if isinstance(module, ResnetBlock):
                 conv = getattr(module.conv1, "base", module.conv1)
-                conv.bias.add_(module.time_emb_proj(time)[0])
+                torch.as_tensor(conv.bias).add_(module.time_emb_proj(time)[0])
                 del module.time_emb_proj
         self.time_is_folded = True
 
@@ -341,7 +341,7 @@ class UNet(nn.Module):
                 x = stage.resampler(x)
         x = F.silu(self.conv_norm_out(x)).to(next(self.conv_out.parameters()).dtype)
         x = self.conv_out(x)
-        return torch.as_tensor(x).unflatten(0, (prompts, tiles))
+        return torch.as_tensor(x).view(prompts, tiles, *x.shape[1:])
 
 
 def _per_tile(text: Tensor, tiles: int) -> Tensor:

@@ -1,76 +1,77 @@
 """The Stable Diffusion VAE as flat modules that run all tiles in lock-step on the device.
 
-A `Batches` value is one tensor a distinct tile shape, [tiles, C, h, w]. At every GroupNorm the
-statistics of all tiles are merged as the published tiled VAE merges them, on the device, without a
-host synchronisation. An untiled image is one batch of one tile. Parameter names are those of
-diffusers' AutoencoderKL.
+A `Tiles` value is one tensor [1, C, h, w] a tile; an untiled image is one tile. At every GroupNorm
+the statistics of all tiles are merged as the published tiled VAE merges them, on the device and
+without a host synchronisation. A function that takes `Tiles` empties the list as it goes, so that at most
+one tile's temporaries live beside the tiles; who needs them later passes a copy of the list.
+Parameter names are those of diffusers' AutoencoderKL.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipelines.diffusion.tiling import VaeTile
+from pipelines.diffusion.tiling import Box, VaeTile
 
 Tensor = torch.Tensor
-Batches = list[Tensor]
+Tiles = list[Tensor]
 
 
-def _tile_statistics(batch: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Biased variance and mean of each group of each tile, [tiles, groups], at least float32."""
-    grouped = batch.reshape(batch.shape[0], groups, -1)
-    if batch.dtype != torch.float16:
-        var, mean = torch.var_mean(grouped, dim=2, unbiased=False)
+def _statistics(tile: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Biased variance and mean of each group, [groups], at least float32."""
+    grouped = tile.reshape(groups, -1)
+    if tile.dtype != torch.float16:
+        var, mean = torch.var_mean(grouped, dim=1, unbiased=False)
         return var, mean
-    mean = grouped.mean(dim=2, dtype=torch.float32)
-    norm = torch.linalg.vector_norm(grouped, dim=2, dtype=torch.float32)
-    return (norm.square() / grouped.shape[2] - mean.square()).clamp_min(0), mean
+    mean = grouped.mean(dim=1, dtype=torch.float32)
+    norm = torch.linalg.vector_norm(grouped, dim=1, dtype=torch.float32)
+    return (norm.square() / grouped.shape[1] - mean.square()).clamp_min(0), mean
 
 
 class MergedGroupNorm(nn.GroupNorm):
-    """GroupNorm over tiles, statistics weighted by the tiles' areas, then SiLU where asked.
+    """GroupNorm over tiles with statistics weighted by the tiles' areas.
 
     The merged variance leaves out the variance between tiles, as published.
     """
 
-    def merged(self, batches: Batches, *, silu: bool) -> Batches:
-        """Normalise every tile with the merged statistics."""
-        if len(batches) == 1 and batches[0].shape[0] == 1:
-            normed = [self(batches[0])]
-        else:
-            affine = self._affine(batches)
-            normed = [self._rescale(batch, *affine) for batch in batches]
-        return [F.silu(batch, inplace=True) for batch in normed] if silu else normed
+    def normaliser(self, tiles: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+        """The function that normalises one of these tiles."""
+        if len(tiles) == 1:
+            return self
+        factor, offset = (v.to(tiles[0].dtype)[:, None, None] for v in self._affine(tiles))
+        return lambda tile: torch.addcmul(offset, tile, factor)
 
-    def _affine(self, batches: Batches) -> tuple[Tensor, Tensor]:
+    def _affine(self, tiles: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Per-channel factor and offset that normalise and scale in one pass."""
-        total = sum(b.shape[0] * b.shape[-2] * b.shape[-1] for b in batches)
-        var = mean = torch.zeros((), device=batches[0].device)
-        for batch in batches:
-            share = batch.shape[-2] * batch.shape[-1] / total
-            tile_var, tile_mean = _tile_statistics(batch, self.num_groups)
-            var = var + tile_var.sum(0) * share
-            mean = mean + tile_mean.sum(0) * share
+        total = sum(tile.shape[-2] * tile.shape[-1] for tile in tiles)
+        shares = [tile.shape[-2] * tile.shape[-1] / total for tile in tiles]
+        statistics = [_statistics(tile, self.num_groups) for tile in tiles]
+        var = sum(share * var for share, (var, _) in zip(shares, statistics, strict=True))
+        mean = sum(share * mean for share, (_, mean) in zip(shares, statistics, strict=True))
         repeat = self.num_channels // self.num_groups
-        inverse = torch.rsqrt(var + self.eps).repeat_interleave(repeat)
+        inverse = torch.rsqrt(torch.as_tensor(var) + self.eps).repeat_interleave(repeat)
         factor = self.weight.to(inverse.dtype) * inverse
-        return factor, self.bias.to(inverse.dtype) - mean.repeat_interleave(repeat) * factor
-
-    @staticmethod
-    def _rescale(batch: Tensor, factor: Tensor, offset: Tensor) -> Tensor:
-        shape = (1, -1, 1, 1)
-        return torch.addcmul(
-            offset.to(batch.dtype).view(shape), batch, factor.to(batch.dtype).view(shape)
-        )
+        mean = torch.as_tensor(mean).repeat_interleave(repeat)
+        return factor, self.bias.to(inverse.dtype) - mean * factor
 
 
-def _each(layer: nn.Module, batches: Batches) -> Batches:
-    return [layer(batch) for batch in batches]
+def _each(layer: Callable[[Tensor], Tensor], tiles: Tiles) -> Tiles:
+    """Run a layer on every tile, freeing each as soon as it is read."""
+    done: Tiles = []
+    while tiles:
+        done.append(layer(tiles.pop(0)))
+    return done
+
+
+def _norm_silu_conv(norm: MergedGroupNorm, conv: nn.Module, tiles: Tiles) -> Tiles:
+    normalise = norm.normaliser(tiles)
+    dtype = next(conv.parameters()).dtype
+    return _each(lambda x: conv(F.silu(normalise(x), inplace=True).to(dtype)), tiles)
 
 
 class ResnetBlock(nn.Module):
@@ -84,9 +85,9 @@ class ResnetBlock(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
 
-    def forward(self, x: Batches) -> Batches:
-        h = _each(self.conv1, self.norm1.merged(x, silu=True))
-        h = _each(self.conv2, self.norm2.merged(h, silu=True))
+    def forward(self, x: Tiles) -> Tiles:
+        h = _norm_silu_conv(self.norm1, self.conv1, list(x))
+        h = _norm_silu_conv(self.norm2, self.conv2, h)
         residual = x if self.conv_shortcut is None else _each(self.conv_shortcut, x)
         return [a.add_(b) for a, b in zip(h, residual, strict=True)]
 
@@ -102,15 +103,15 @@ class TileAttention(nn.Module):
         self.to_v = nn.Linear(channels, channels)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
-    def forward(self, x: Batches) -> Batches:
-        normed = self.group_norm.merged(x, silu=False)
-        return [self._attend(n) + batch for n, batch in zip(normed, x, strict=True)]
+    def forward(self, x: Tiles) -> Tiles:
+        normalise = self.group_norm.normaliser(x)
+        return _each(lambda tile: self._attend(normalise(tile)) + tile, x)
 
-    def _attend(self, batch: Tensor) -> Tensor:
-        tokens = batch.flatten(2).transpose(1, 2)
+    def _attend(self, tile: Tensor) -> Tensor:
+        tokens = tile.flatten(2).transpose(1, 2)
         query, key, value = (layer(tokens)[:, None] for layer in (self.to_q, self.to_k, self.to_v))
         out = F.scaled_dot_product_attention(query, key, value)[:, 0]
-        return torch.as_tensor(self.to_out[0](out).transpose(1, 2).reshape(batch.shape))
+        return torch.as_tensor(self.to_out[0](out).transpose(1, 2).reshape(tile.shape))
 
 
 class Downsample(nn.Module):
@@ -144,7 +145,7 @@ class Stage(nn.Module):
             ResnetBlock(inputs if i == 0 else outputs, outputs, groups) for i in range(depth)
         )
 
-    def forward(self, x: Batches) -> Batches:
+    def forward(self, x: Tiles) -> Tiles:
         for resnet in self.resnets:
             x = resnet(x)
         for name in ("downsamplers", "upsamplers"):
@@ -161,10 +162,10 @@ class Middle(nn.Module):
         self.attentions = nn.ModuleList([TileAttention(channels, groups)])
         self.resnets = nn.ModuleList(ResnetBlock(channels, channels, groups) for _ in range(2))
 
-    def forward(self, x: Batches) -> Batches:
-        x = self.resnets[0](x)
-        x = self.attentions[0](x)
-        return list(self.resnets[1](x))
+    def forward(self, x: Tiles) -> Tiles:
+        for layer in (self.resnets[0], self.attentions[0], self.resnets[1]):
+            x = layer(x)
+        return x
 
 
 class Encoder(nn.Module):
@@ -185,13 +186,11 @@ class Encoder(nn.Module):
         self.conv_norm_out = MergedGroupNorm(groups, widths[-1], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config["latent_channels"], 3, padding=1)
 
-    def forward(self, x: Batches) -> Batches:
+    def forward(self, x: Tiles) -> Tiles:
         x = _each(self.conv_in, x)
         for stage in self.down_blocks:
             x = stage(x)
-        x = self.conv_norm_out.merged(self.mid_block(x), silu=True)
-        dtype = next(self.conv_out.parameters()).dtype
-        return [self.conv_out(batch.to(dtype)) for batch in x]
+        return _norm_silu_conv(self.conv_norm_out, self.conv_out, self.mid_block(x))
 
 
 class Decoder(nn.Module):
@@ -212,11 +211,11 @@ class Decoder(nn.Module):
         self.conv_norm_out = MergedGroupNorm(groups, widths[-1], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[-1], config["out_channels"], 3, padding=1)
 
-    def forward(self, x: Batches) -> Batches:
+    def forward(self, x: Tiles) -> Tiles:
         x = self.mid_block(_each(self.conv_in, x))
         for stage in self.up_blocks:
             x = stage(x)
-        return _each(self.conv_out, self.conv_norm_out.merged(x, silu=True))
+        return _norm_silu_conv(self.conv_norm_out, self.conv_out, x)
 
 
 class Vae(nn.Module):
@@ -234,25 +233,19 @@ class Vae(nn.Module):
 def run_lockstep(network: Encoder | Decoder, x: Tensor, tiles: Sequence[VaeTile]) -> Tensor:
     """Cut `x` [1, C, H, W] into tiles, run them in lock-step, stitch the result.
 
-    Tiles of equal shape and equal crop share a batch. Everything stays on the device of `x`.
+    Everything stays on the device of `x`.
     """
-    groups: dict[tuple[int, int], list[VaeTile]] = {}
-    for tile in tiles:
-        groups.setdefault((tile.source.height, tile.source.width), []).append(tile)
-    batches = [
-        torch.cat([_window(x, tile.source) for tile in members]) for members in groups.values()
-    ]
-    results = network(batches)
+    results = network([_window(x, tile.source) for tile in tiles])
     if len(tiles) == 1:
         return torch.as_tensor(results[0])
     height = max(t.target.bottom for t in tiles)
     width = max(t.target.right for t in tiles)
     out = results[0].new_empty(1, results[0].shape[1], height, width)
-    for members, result in zip(groups.values(), results, strict=True):
-        for index, tile in enumerate(members):
-            _window(out, tile.target).copy_(_window(result[index : index + 1], tile.crop))
+    for tile, result in zip(tiles, results, strict=True):
+        _window(out, tile.target).copy_(_window(result, tile.crop))
     return out
 
 
-def _window(x: Tensor, box: Any) -> Tensor:
-    return x[:, :, box.top : box.bottom, box.left : box.right]
+def _window(x: Tensor, box: Box) -> Tensor:
+    window: Tensor = x[:, :, box.top : box.bottom, box.left : box.right]
+    return window
