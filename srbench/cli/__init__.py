@@ -1,0 +1,50 @@
+"""The command line: commands in rooms of their own, errors turned into exit codes here.
+
+stdout carries the result, stderr progress, logs and the one line of a non-zero exit.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+import typer
+
+from pipelines.contract import PipelineError
+from srbench.cli import images, judge, measure
+from srbench.errors import ExitCode, SrbenchError
+
+app = typer.Typer(
+    name="srbench",
+    help="Benchmark diffusion super-resolution: prove it got faster and the picture did not change."
+    "\n\nExit codes: 0 pass, 1 regression or fidelity failure, 2 usage or input error, "
+    "3 inconclusive, 4 infrastructure, 5 nothing comparable, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for _room in (measure, judge, images):
+    _room.register(app)
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    print(f"srbench: {message}", file=sys.stderr)  # noqa: T201
+    sys.exit(code)
+
+
+def main() -> NoReturn:
+    """Run one command and exit with its code."""
+    try:
+        code = app(standalone_mode=True)
+    except SrbenchError as error:
+        _leave(str(error), error.exit_code)
+    except PipelineError as error:
+        _leave(str(error), ExitCode.USAGE)
+    except KeyboardInterrupt:
+        _leave("interrupted", ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.OK)
+    sys.exit(code)

@@ -1,0 +1,212 @@
+"""Commands that read results: report, gate, baseline, compare."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from srbench.errors import ExitCode, NotComparableError, UsageError
+
+if TYPE_CHECKING:
+    from srbench.gate import Judgement, Policy
+    from srbench.records import Run
+
+Results = Annotated[
+    Path | None,
+    typer.Option(help="Results folder with runs and baselines [default: results]"),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(report)
+    app.command()(gate)
+    app.command()(compare)
+    room = typer.Typer(no_args_is_help=True, help="Runs that later runs are held against.")
+    room.command("promote")(promote)
+    room.command("list")(list_)
+    room.command("show")(show)
+    app.add_typer(room, name="baseline")
+
+
+def report(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Results files or run ids.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("reports"),
+    results: Results = None,
+) -> None:
+    """Write tables and figures of runs, the newest when none is named."""
+    from srbench.report import write_reports
+    from srbench.store import find_run, newest_run, read_run
+
+    root = _root(results)
+    paths = [find_run(run, root) for run in runs] if runs else [newest_run(root)]
+    for page in write_reports([read_run(path) for path in paths], out).values():
+        typer.echo(str(page))
+
+
+def gate(
+    run: Annotated[str, typer.Argument(help="Results file or run id.")],
+    against: Annotated[
+        str | None, typer.Option(help="Promoted baseline, results file or run id.")
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="TOML file with a [gate] table [default: srbench.toml]")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Also write JUnit XML here.")] = None,
+    github: Annotated[
+        bool, typer.Option("--github", help="Also print GitHub annotations and a step summary.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    results: Results = None,
+) -> None:
+    """Judge a run: exit 0 pass, 1 regression, 3 inconclusive, 4 broken cells, 5 not comparable."""
+    from srbench.gate import load_policy
+    from srbench.store import find_run, read_run
+
+    root = _root(results)
+    rules = load_policy(policy)
+    judged = read_run(find_run(run, root))
+    judgement = _judgement(judged, rules, against, root)
+    _print_judgement(judgement, as_json=json)
+    if junit is not None:
+        from srbench.report.junit import junit_xml
+
+        _write(junit, junit_xml(judgement), "--junit")
+    if github:
+        _print_github(judgement, to_stderr=json)
+    _leave(judgement)
+
+
+def promote(
+    run: Annotated[str, typer.Argument(help="Results file or run id.")],
+    name: Annotated[str, typer.Option(help="Name of the baseline.")] = "main",
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if unfinished, broken or unfaithful.")
+    ] = False,
+    policy: Annotated[
+        Path | None, typer.Option(help="TOML file with a [gate] table [default: srbench.toml]")
+    ] = None,
+    results: Results = None,
+) -> None:
+    """Make a run the baseline that `gate --against NAME` holds others against."""
+    from srbench import baselines
+    from srbench.gate import load_policy
+    from srbench.store import find_run
+
+    root = _root(results)
+    path = find_run(run, root)
+    made = baselines.promote(path, root, name, load_policy(policy), force=force)
+    typer.echo(str(made.path))
+
+
+def list_(results: Results = None) -> None:
+    """List the promoted baselines: profile, name, run, start, cases."""
+    from srbench.baselines import list_baselines
+    from srbench.report.tables import plain_table
+    from srbench.store import read_run
+
+    rows = []
+    for each in list_baselines(_root(results)):
+        head = read_run(each.path).head
+        rows.append([each.profile, each.name, head.run_id, head.started_at, " ".join(head.cases)])
+    if rows:
+        typer.echo(plain_table(["profile", "name", "run", "started", "cases"], rows, left=5))
+    else:
+        typer.echo("no baseline; make one with: srbench baseline promote RUN", err=True)
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="Name of the baseline.")] = "main",
+    results: Results = None,
+) -> None:
+    """Show the table of a promoted baseline, for every profile that has it."""
+    from srbench.baselines import list_baselines
+    from srbench.errors import did_you_mean
+    from srbench.report.tables import console_table
+    from srbench.store import read_run
+
+    known = list_baselines(_root(results))
+    found = [each for each in known if each.name == name]
+    if not found:
+        hint = did_you_mean(name, [each.name for each in known]) if known else ""
+        raise NotComparableError(f"no baseline '{name}' in {_root(results) / 'baselines'}.{hint}")
+    typer.echo("\n\n".join(console_table(read_run(each.path)) for each in found))
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="Results file or run id.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Results file or run id.")],
+    results: Results = None,
+) -> None:
+    """Show two runs side by side, without a verdict."""
+    from srbench.report.compare import compare_table
+    from srbench.store import find_run, read_run
+
+    root = _root(results)
+    runs = [read_run(find_run(each, root)) for each in (first, second)]
+    typer.echo(compare_table(*runs))
+
+
+def _root(results: Path | None) -> Path:
+    """The results folder: the option, else the configured `out`."""
+    from srbench.config import load_settings
+
+    return load_settings({"out": results}).out
+
+
+def _judgement(run: Run, policy: Policy, against: str | None, root: Path) -> Judgement:
+    from srbench.baselines import resolve
+    from srbench.gate import judge, not_comparable
+
+    try:
+        if against is None:
+            return judge(run, policy)
+        return judge(run, policy, *resolve(against, run, root))
+    except NotComparableError as error:
+        return not_comparable(run, against or "", str(error))
+
+
+def _print_judgement(judgement: Judgement, *, as_json: bool) -> None:
+    import json
+
+    from srbench.report.verdict import verdict_json, verdict_table
+
+    if as_json:
+        typer.echo(json.dumps(verdict_json(judgement), indent=2, allow_nan=False))
+    else:
+        typer.echo(verdict_table(judgement))
+    warnings = list(judgement.warnings)
+    if judgement.exit_code == ExitCode.OK:
+        warnings += [f"open question: {check.message}" for check in judgement.open_questions]
+    for warning in warnings:
+        typer.echo(f"srbench gate: warning: {warning}", err=True)
+
+
+def _print_github(judgement: Judgement, *, to_stderr: bool) -> None:
+    """Annotations are read by the runner from either stream; stdout may hold the JSON document."""
+    from srbench.report.github import step_summary, workflow_commands
+
+    for line in workflow_commands(judgement):
+        typer.echo(line, err=to_stderr)
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        _write(Path(summary), step_summary(judgement), "$GITHUB_STEP_SUMMARY", append=True)
+
+
+def _write(path: Path, text: str, option: str, *, append: bool = False) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a" if append else "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UsageError(f"{option} {path}: cannot be written: {error.strerror}") from error
+
+
+def _leave(judgement: Judgement) -> None:
+    if judgement.exit_code != ExitCode.OK:
+        typer.echo(judgement.line(), err=True)
+        raise typer.Exit(int(judgement.exit_code))

@@ -1,0 +1,127 @@
+"""One question the gate asks and its answer, and all of them together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from srbench.errors import ExitCode
+
+
+class Verdict(StrEnum):
+    """Answer to one check."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+    ERROR = "error"
+    NO_BASELINE = "no_baseline"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One question: a metric of one arm in one case.
+
+    Attributes:
+        case: Case name, `geomean` for the mean over cases, `run` for the run as a whole.
+        pipeline: Arm name.
+        metric: What was judged: `latency`, `speedup`, `psnr`, `peak_tensor_bytes`, ...
+        value: The measured value, unrounded; None when there is none. For `latency` the
+            slow-down as a fraction.
+        threshold: What it was held against, in the same unit.
+        interval: 95 % interval of the value where it has one.
+        verdict: The answer.
+        reason_code: Stable machine word: `within_limits`, `slower`, `below_min_speedup`,
+            `too_few_blocks`, `below_limit`, `above_limit`, `more_memory`, `more_work`,
+            `work_changed`, `other_version`, `not_measured`, `not_in_run`, `no_baseline`,
+            `not_comparable`, or the outcome `oom`, `crash`, `timeout`, `unsupported`, `throttled`.
+        message: What a person reads, without the verdict word.
+    """
+
+    case: str
+    pipeline: str
+    metric: str
+    value: float | None
+    threshold: float | None
+    interval: tuple[float, float] | None = None
+    verdict: Verdict
+    reason_code: str
+    message: str
+
+
+_ORDER = (Verdict.FAIL, Verdict.ERROR, Verdict.NO_BASELINE, Verdict.INCONCLUSIVE)
+_EXIT = {
+    Verdict.FAIL: ExitCode.REGRESSION,
+    Verdict.ERROR: ExitCode.INFRASTRUCTURE,
+    Verdict.NO_BASELINE: ExitCode.NOT_COMPARABLE,
+    Verdict.INCONCLUSIVE: ExitCode.INCONCLUSIVE,
+    Verdict.PASS: ExitCode.OK,
+}
+_WORDS = {
+    Verdict.FAIL: "FAIL",
+    Verdict.ERROR: "ERROR",
+    Verdict.NO_BASELINE: "NOT COMPARABLE",
+    Verdict.INCONCLUSIVE: "INCONCLUSIVE",
+    Verdict.PASS: "PASS",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """All checks of one run and what follows from them.
+
+    Attributes:
+        run_id: The run judged.
+        profile: Its profile.
+        against: Name of the promoted run or file, None without.
+        checks: In table order.
+        warnings: One line each, for stderr.
+        on_inconclusive: The policy's word for open questions.
+    """
+
+    run_id: str
+    profile: str
+    against: str | None
+    checks: list[Check]
+    warnings: list[str] = field(default_factory=list)
+    on_inconclusive: str = "exit-3"
+
+    @property
+    def verdict(self) -> Verdict:
+        """The strongest word of any check: a proven regression outranks a crash beside it."""
+        spoken = {check.verdict for check in self.checks}
+        verdict = next((word for word in _ORDER if word in spoken), Verdict.PASS)
+        if verdict is Verdict.INCONCLUSIVE:
+            if self.on_inconclusive == "fail":
+                return Verdict.FAIL
+            if self.on_inconclusive == "warn":
+                return Verdict.PASS
+        return verdict
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the command returns."""
+        return _EXIT[self.verdict]
+
+    @property
+    def open_questions(self) -> list[Check]:
+        """Checks that are inconclusive."""
+        return [check for check in self.checks if check.verdict is Verdict.INCONCLUSIVE]
+
+    def line(self) -> str:
+        """The one line of a non-zero exit: the verdict and every reason, strongest first."""
+        reasons: list[str] = []
+        for word in _ORDER:
+            reasons += [check.message for check in self.checks if check.verdict is word]
+        return f"srbench gate: {_WORDS[self.verdict]} {'; '.join(dict.fromkeys(reasons))}"
+
+    def worst_first(self) -> list[Check]:
+        """What did not pass first; within a verdict the order of asking."""
+        order = [*_ORDER, Verdict.SKIPPED, Verdict.PASS]
+        return sorted(self.checks, key=lambda check: order.index(check.verdict))
+
+    @property
+    def word(self) -> str:
+        """The verdict as people read it."""
+        return _WORDS[self.verdict]

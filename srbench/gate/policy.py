@@ -1,0 +1,191 @@
+"""What the gate tolerates: defaults, `srbench.toml` `[gate]`, strict keys."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from srbench.errors import UsageError, did_you_mean
+
+OnInconclusive = Literal["exit-3", "warn", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class TierLimits:
+    """Fidelity limits of one tier against the baseline; None is not judged.
+
+    Attributes:
+        psnr_db: Least PSNR of the 8-bit picture.
+        worst_block_db: Least PSNR of its worst 64x64 block.
+        lpips: Most LPIPS.
+        eps_relative_l2: Most relative L2 error of the network's noise prediction; the one-step
+            formula multiplies it by about 14.6.
+    """
+
+    psnr_db: float
+    worst_block_db: float
+    lpips: float | None = None
+    eps_relative_l2: float | None = None
+
+
+DEFAULT_TIERS = {
+    "exact": TierLimits(50.0, 40.0, None, 1e-5),
+    "reduced": TierLimits(40.0, 30.0, 0.01, 2e-3),
+    "approx": TierLimits(32.0, 22.0, 0.05, None),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The gate's policy.
+
+    Attributes:
+        margin: Tolerated slow-down against a promoted run, as a fraction.
+        min_speedup: Least speed-up over the run's own baseline, without `--against`.
+        memory_margin: Tolerated growth of an arm's peak memory, as a fraction.
+        memory_floor_mib: On CUDA growth below this passes too (allocator granularity); peak
+            tensor bytes are exact and get no floor.
+        psnr_drop_db: Tolerated loss of PSNR against a promoted run.
+        on_inconclusive: `exit-3`, `warn` (exit 0, a warning on stderr) or `fail` (exit 1).
+        require_lpips: Whether a missing LPIPS leaves the verdict open.
+        tiers: Fidelity limits by tier.
+        cases: Case -> keys overridden there.
+    """
+
+    margin: float = 0.05
+    min_speedup: float = 1.0
+    memory_margin: float = 0.01
+    memory_floor_mib: float = 32.0
+    psnr_drop_db: float = 0.5
+    on_inconclusive: OnInconclusive = "exit-3"
+    require_lpips: bool = False
+    tiers: Mapping[str, TierLimits] = field(default_factory=lambda: dict(DEFAULT_TIERS))
+    cases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def for_case(self, case: str) -> Policy:
+        """The policy with this case's overrides."""
+        return replace(self, **self.cases.get(case, {}))
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "margin": (0.0, 1.0),
+    "min_speedup": (0.01, 1000.0),
+    "memory_margin": (0.0, 1.0),
+    "memory_floor_mib": (0.0, 1e6),
+    "psnr_drop_db": (0.0, 100.0),
+}
+_ON_INCONCLUSIVE = ("exit-3", "warn", "fail")
+_CASE_KEYS = (*_RANGES, "require_lpips")
+
+
+def load_policy(file: Path | None = None) -> Policy:
+    """Read the policy from `file`, or from the nearest configuration upward, or the defaults.
+
+    Without `file`, every folder from the current one upward is asked for `srbench.toml` and then
+    `pyproject.toml` with a `[tool.srbench]` table; the first found speaks.
+
+    Raises:
+        UsageError: The file cannot be read, is not TOML, or holds a wrong key or value.
+    """
+    if file is not None:
+        table = _read(file)
+        gate = _gate_table(table, file)
+        if gate is None:
+            raise UsageError(f"{file}: no [gate] table; put the policy's keys under [gate]")
+        return parse_policy(gate, str(file))
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        for name in ("srbench.toml", "pyproject.toml"):
+            path = folder / name
+            if not path.is_file():
+                continue
+            table = _read(path)
+            if name == "srbench.toml" or "srbench" in table.get("tool", {}):
+                return parse_policy(_gate_table(table, path) or {}, str(path))
+    return Policy()
+
+
+def parse_policy(gate: Mapping[str, Any], source: str) -> Policy:
+    """Build the policy from a `[gate]` table; `source` names the file in errors."""
+    known = [f.name for f in fields(Policy)]
+    values: dict[str, Any] = {}
+    for key, value in gate.items():
+        where = f"{source}: [gate] {key}"
+        if key not in known:
+            raise UsageError(f"{source}: [gate] unknown key '{key}'.{did_you_mean(key, known)}")
+        if key == "tiers":
+            values[key] = _tiers(value, f"{source}: [gate.tiers]")
+        elif key == "cases":
+            values[key] = _cases(value, f"{source}: [gate.cases]")
+        else:
+            values[key] = _scalar(key, value, where)
+    return Policy(**values)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a TOML file: {error}") from error
+
+
+def _gate_table(table: dict[str, Any], path: Path) -> dict[str, Any] | None:
+    root = table.get("tool", {}).get("srbench", {}) if path.name == "pyproject.toml" else table
+    gate = root.get("gate")
+    if gate is not None and not isinstance(gate, dict):
+        raise UsageError(f"{path}: gate must be a table, [gate]")
+    return cast("dict[str, Any] | None", gate)
+
+
+def _scalar(key: str, value: Any, where: str) -> Any:
+    if key == "on_inconclusive":
+        if value not in _ON_INCONCLUSIVE:
+            raise UsageError(f"{where} must be one of {', '.join(_ON_INCONCLUSIVE)}, not {value!r}")
+        return value
+    if key == "require_lpips":
+        if not isinstance(value, bool):
+            raise UsageError(f"{where} must be true or false, not {value!r}")
+        return value
+    return _number(value, *_RANGES[key], where)
+
+
+def _number(value: Any, low: float, high: float, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise UsageError(f"{where} must be a number from {low:g} to {high:g}, not {value!r}")
+    return float(value)
+
+
+def _tiers(value: Any, where: str) -> dict[str, TierLimits]:
+    limits = dict(DEFAULT_TIERS)
+    known = [f.name for f in fields(TierLimits)]
+    for tier, table in _table(value, where).items():
+        if tier not in DEFAULT_TIERS:
+            raise UsageError(f"{where} unknown tier '{tier}'.{did_you_mean(tier, list(limits))}")
+        for key, limit in _table(table, f"{where} {tier}").items():
+            if key not in known:
+                raise UsageError(f"{where} {tier}: unknown key '{key}'.{did_you_mean(key, known)}")
+            number = _number(limit, 0.0, 1000.0, f"{where} {tier}.{key}")
+            limits[tier] = replace(limits[tier], **{key: number})
+    return limits
+
+
+def _cases(value: Any, where: str) -> dict[str, dict[str, Any]]:
+    cases: dict[str, dict[str, Any]] = {}
+    for case, table in _table(value, where).items():
+        cases[case] = {}
+        for key, override in _table(table, f"{where} {case}").items():
+            if key not in _CASE_KEYS:
+                hint = did_you_mean(key, list(_CASE_KEYS))
+                raise UsageError(f"{where} {case}: unknown key '{key}'.{hint}")
+            cases[case][key] = _scalar(key, override, f"{where} {case}.{key}")
+    return cases
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{where} must be a table, not {value!r}")
+    return value

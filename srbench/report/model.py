@@ -1,0 +1,177 @@
+"""What a report shows, derived once: printers below know formats, not measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+
+from pipelines.contract import STAGES
+from srbench.gate.fidelity import record_of
+from srbench.gate.resources import memory_metric, peak_bytes, work_counters
+from srbench.profiles import Profile, profile_or_bare
+from srbench.records import FidelityRecord, Run
+from srbench.stats.runs import (
+    baseline_arm,
+    block_log_ratios,
+    candidate_arms,
+    cells_of,
+    geomean_log_ratios,
+    latencies_ms,
+)
+from srbench.stats.speedup import Speedup, speedup
+from srbench.stats.summary import Summary, summarize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmCell:
+    """One arm in one case.
+
+    Attributes:
+        outcome: `ok`, or the worst outcome of any block.
+        reason: One line when the outcome is not ok.
+        latency: Of all timed samples, ms; None when there is none.
+        peak_bytes: The memory number that gates here.
+        stages_ms: Stage -> median time, ms, in execution order.
+        work: Counter -> exact count.
+        prepare_ms: Median over blocks of the preparation for this size.
+        first_ms: Median over blocks of the first image's time.
+        energy_j: Median over blocks of the energy an image.
+    """
+
+    outcome: str
+    reason: str | None
+    latency: Summary | None
+    peak_bytes: int | None
+    stages_ms: dict[str, float]
+    work: dict[str, int]
+    prepare_ms: float | None
+    first_ms: float | None
+    energy_j: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One case: both arms, their ratio, their likeness, and what was published."""
+
+    case: str
+    baseline: ArmCell
+    candidate: ArmCell
+    speedup: Speedup | None
+    fidelity: FidelityRecord | None
+    published_original_s: float | None
+    published_lyradiff_s: float | None
+
+    @property
+    def image_size(self) -> str:
+        """LR size, WxH."""
+        return self.case.rpartition("x")[0]
+
+    @property
+    def sr_ratio(self) -> str:
+        """Scale factor as `x4`."""
+        return f"x{self.case.rpartition('x')[2]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One candidate arm against the baseline over all cases."""
+
+    baseline: str
+    candidate: str
+    rows: list[Row]
+    geomean: Speedup | None
+    geomean_cases: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportModel:
+    """A run as the printers see it."""
+
+    run: Run
+    profile: Profile
+    comparisons: list[Comparison]
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether no network was trained: times are real, pictures are not."""
+        return bool(self.run.head.weights.get("synthetic"))
+
+    @property
+    def label(self) -> str:
+        """What every caption and figure title carries: precision, and SYNTHETIC where it holds."""
+        words = [self.profile.title, self.run.head.precision]
+        if self.synthetic:
+            words.append("SYNTHETIC weights")
+        return ", ".join(words)
+
+    @property
+    def memory_metric(self) -> str:
+        """The stored name of the memory number shown."""
+        return memory_metric(self.run)
+
+
+def build_model(run: Run) -> ReportModel:
+    """Derive everything that a report of this run shows."""
+    profile = profile_or_bare(run.head.profile)
+    comparisons = [_comparison(run, arm, profile) for arm in candidate_arms(run)]
+    return ReportModel(run=run, profile=profile, comparisons=comparisons)
+
+
+def block_count(run: Run) -> int:
+    """Blocks with any result."""
+    return len({cell.block for cell in run.cells})
+
+
+def _comparison(run: Run, candidate: str, profile: Profile) -> Comparison:
+    rows = [
+        Row(
+            case=case,
+            baseline=_arm_cell(run, case, baseline_arm(run)),
+            candidate=_arm_cell(run, case, candidate),
+            speedup=speedup(list(block_log_ratios(run, case, candidate).values())),
+            fidelity=record_of(run, case, candidate),
+            published_original_s=profile.original_s.get(case),
+            published_lyradiff_s=profile.lyradiff_s.get(case),
+        )
+        for case in run.head.cases
+    ]
+    measured = [row.case for row in rows if row.speedup is not None]
+    return Comparison(
+        baseline=baseline_arm(run),
+        candidate=candidate,
+        rows=rows,
+        geomean=speedup(geomean_log_ratios(run, measured, candidate)),
+        geomean_cases=len(measured),
+    )
+
+
+def _arm_cell(run: Run, case: str, arm: str) -> ArmCell:
+    cells = cells_of(run, case, arm)
+    bad = next((cell for cell in cells if cell.outcome != "ok"), None)
+    good = [cell for cell in cells if cell.outcome == "ok"]
+    outcome, reason = ("ok", None) if bad is None else (bad.outcome, bad.reason)
+    if not cells:
+        outcome, reason = "not measured", None
+    return ArmCell(
+        outcome=outcome,
+        reason=reason,
+        latency=summarize(latencies_ms(run, case, arm)),
+        peak_bytes=peak_bytes(run, case, arm),
+        stages_ms=_stages_ms([sample["stages_ms"] for cell in good for sample in cell.samples]),
+        work=work_counters(run, case, arm),
+        prepare_ms=_median(cell.prepare_ms for cell in good),
+        first_ms=_median(cell.warmup_ms[0] for cell in good if cell.warmup_ms),
+        energy_j=_median(cell.energy_j for cell in good),
+    )
+
+
+def _stages_ms(samples: list[dict[str, float]]) -> dict[str, float]:
+    seen = {name for sample in samples for name in sample}
+    order = [name for name in STAGES if name in seen] + sorted(seen - set(STAGES))
+    return {name: median(sample.get(name, 0.0) for sample in samples) for name in order}
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None

@@ -1,0 +1,71 @@
+"""What the statistics take from a `Run`: the samples, paired and by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from srbench.errors import SrbenchError
+from srbench.records import CellRecord, Run
+from srbench.stats.speedup import geometric_mean_blocks, paired_log_ratio
+
+
+def baseline_arm(run: Run) -> str:
+    """Name of the arm that the others are held against."""
+    return run.head.pipelines[0]
+
+
+def candidate_arms(run: Run) -> list[str]:
+    """Names of the other arms."""
+    return run.head.pipelines[1:]
+
+
+def cells_of(run: Run, case: str, pipeline: str) -> list[CellRecord]:
+    """One record a block, in block order; of a block measured again the last record counts."""
+    last = {
+        cell.block: cell for cell in run.cells if cell.case == case and cell.pipeline == pipeline
+    }
+    return [last[block] for block in sorted(last)]
+
+
+def latencies_ms(run: Run, case: str, pipeline: str) -> list[float]:
+    """All timed samples of the arm's cells that ended well, over all blocks."""
+    return [
+        float(sample["latency_ms"])
+        for cell in cells_of(run, case, pipeline)
+        if cell.outcome == "ok"
+        for sample in cell.samples
+    ]
+
+
+def block_log_ratios(run: Run, case: str, candidate: str) -> dict[int, float]:
+    """Block -> d of the case, over the blocks where both arms ended well.
+
+    Raises:
+        SrbenchError: A stored latency is not above zero.
+    """
+    baseline = {cell.block: cell for cell in cells_of(run, case, baseline_arm(run))}
+    ratios: dict[int, float] = {}
+    for cell in cells_of(run, case, candidate):
+        other = baseline.get(cell.block)
+        if other is None or cell.outcome != "ok" or other.outcome != "ok":
+            continue
+        ratio = paired_log_ratio(_by_pair(run, other), _by_pair(run, cell))
+        if ratio is not None:
+            ratios[cell.block] = ratio
+    return ratios
+
+
+def geomean_log_ratios(run: Run, cases: Iterable[str], candidate: str) -> list[float]:
+    """Per-block mean of d over those of the cases that have any block."""
+    cells = [block_log_ratios(run, case, candidate) for case in cases]
+    return geometric_mean_blocks([cell for cell in cells if cell])
+
+
+def _by_pair(run: Run, cell: CellRecord) -> dict[int, float]:
+    times = {int(sample["pair"]): float(sample["latency_ms"]) for sample in cell.samples}
+    if any(not time > 0 for time in times.values()):
+        raise SrbenchError(
+            f"run {run.head.run_id}: a latency of {cell.case} {cell.pipeline} in block "
+            f"{cell.block} is not above 0 ms: the file is damaged, measure again"
+        )
+    return times

@@ -1,0 +1,102 @@
+"""The gate's decision rule: a few planned looks, an error budget, Holm over the hypotheses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from srbench.stats.effects import Effect
+
+LOOKS = ((6, 0.004), (10, 0.003), (16, 0.003))
+"""Blocks and one-sided alpha of each look. By the union bound a run that is extended from look to
+look until it is decided raises a false alarm with probability 0.01 at most."""
+
+FIXED_LOOK_ALPHA = 0.01
+"""Alpha of the only look at a run with fewer blocks than the first planned look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """When the data is looked at, and at what level.
+
+    Attributes:
+        alpha: One-sided level of this look for the whole family of hypotheses.
+        fixed: True for the one look at fewer than 6 blocks. There a proven slow-down fails and
+            everything else passes with the smallest slow-down that the data excludes: a margin of
+            a few per cent cannot be proven from so few blocks, and a verdict that never comes
+            would make short runs useless.
+        number: 1, 2, 3 for planned looks, 0 for the fixed one.
+    """
+
+    alpha: float
+    fixed: bool
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the rule says of one hypothesis.
+
+    Attributes:
+        verdict: `pass`, `fail` or `inconclusive`.
+        p_adjusted: Holm-adjusted one-sided p-value of "slower"; None with one block.
+        excluded: Effects above this are excluded at the look's alpha; None with one block.
+    """
+
+    verdict: Literal["pass", "fail", "inconclusive"]
+    p_adjusted: float | None
+    excluded: float | None
+
+
+def look_for(blocks: int) -> Look:
+    """The look that a run with this many blocks has reached; it uses all its blocks."""
+    reached = [(number, alpha) for number, (least, alpha) in enumerate(LOOKS, 1) if blocks >= least]
+    if not reached:
+        return Look(FIXED_LOOK_ALPHA, fixed=True, number=0)
+    number, alpha = reached[-1]
+    return Look(alpha, fixed=False, number=number)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Adjusted p-values that keep the family-wise error rate (Holm, Scand. J. Statist. 6, 1979)."""
+    adjusted: dict[str, float] = {}
+    running = 0.0
+    for rank, key in enumerate(sorted(p_values, key=lambda key: p_values[key])):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[key]))
+        adjusted[key] = running
+    return adjusted
+
+
+def decide(
+    effects: Mapping[str, Effect], margins: Mapping[str, float], look: Look
+) -> dict[str, Decision]:
+    """Judge a family of slow-downs (log time ratios, above 0 is slower).
+
+    FAIL if the estimate is past the margin and the lower bound is above zero, bounds corrected by
+    Holm over the family. PASS if the upper bound is under the margin; that side needs no
+    correction, since the run passes only if every member does (an intersection-union test,
+    Berger 1982). Else INCONCLUSIVE, or at the fixed look PASS.
+
+    Args:
+        effects: Hypothesis (case name or `geomean`) -> effect.
+        margins: Hypothesis -> tolerated slow-down, in log units.
+        look: The level and kind of this look.
+    """
+    p_values = {key: p for key, effect in effects.items() if (p := effect.p_greater()) is not None}
+    adjusted = holm(p_values)
+    return {
+        key: _decide_one(effect, margins[key], look, adjusted.get(key))
+        for key, effect in effects.items()
+    }
+
+
+def _decide_one(effect: Effect, margin: float, look: Look, p: float | None) -> Decision:
+    upper = effect.upper(look.alpha)
+    if p is None or upper is None:
+        return Decision("inconclusive", None, None)
+    if effect.estimate > margin and p <= look.alpha:
+        return Decision("fail", p, upper)
+    if look.fixed or upper < margin:
+        return Decision("pass", p, upper)
+    return Decision("inconclusive", p, upper)

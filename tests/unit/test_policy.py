@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from srbench.errors import UsageError
+from srbench.gate import Policy, load_policy
+from srbench.gate.policy import DEFAULT_TIERS, TierLimits
+
+
+def _file(folder: Path, text: str, name: str = "srbench.toml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_shipped_example_is_the_default(project_root: Path) -> None:
+    assert load_policy(project_root / "srbench.toml") == Policy()
+
+
+def test_found_upward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _file(tmp_path, "[gate]\nmargin = 0.02\n")
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    assert load_policy().margin == 0.02
+
+
+def test_pyproject_speaks_only_with_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _file(tmp_path, "[gate]\nmargin = 0.02\n")
+    below = tmp_path / "project"
+    below.mkdir()
+    monkeypatch.chdir(below)
+    _file(below, "[project]\nname = 'x'\n", "pyproject.toml")
+    assert load_policy().margin == 0.02
+    _file(below, "[tool.srbench.gate]\nmargin = 0.03\n", "pyproject.toml")
+    assert load_policy().margin == 0.03
+
+
+def test_overrides(tmp_path: Path) -> None:
+    text = """
+    [gate]
+    memory_floor_mib = 8
+    on_inconclusive = "warn"
+    [gate.tiers.reduced]
+    lpips = 0.02
+    [gate.cases.128x128x4]
+    margin = 0.08
+    """
+    policy = load_policy(_file(tmp_path, text))
+    assert policy.memory_floor_mib == 8.0
+    assert policy.tiers["reduced"] == TierLimits(40.0, 30.0, 0.02, 2e-3)
+    assert policy.tiers["exact"] == DEFAULT_TIERS["exact"]
+    assert policy.for_case("128x128x4").margin == 0.08
+    assert policy.for_case("512x512x2").margin == 0.05
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[gate]\nmargn = 0.1", "unknown key 'margn'. Did you mean 'margin'?"),
+        ("[gate]\nmargin = -0.1", "margin must be a number from 0 to 1, not -0.1"),
+        ("[gate]\nmargin = 5", "margin must be a number from 0 to 1, not 5"),
+        ("[gate]\nmargin = true", "margin must be a number"),
+        ("[gate]\nmargin = nan", "margin must be a number"),
+        ("[gate]\nmargin = '5 %'", "margin must be a number"),
+        ("[gate]\nmin_speedup = 0", "min_speedup must be a number from 0.01"),
+        ("[gate]\non_inconclusive = 'maybe'", "must be one of exit-3, warn, fail"),
+        ("[gate]\nrequire_lpips = 1", "require_lpips must be true or false"),
+        ("[gate]\ncases = 3", "[gate.cases] must be a table"),
+        ("[gate.cases.48x32x4]\nmargim = 1", "48x32x4: unknown key 'margim'. Did you mean"),
+        ("[gate.tiers.exakt]\npsnr_db = 1", "unknown tier 'exakt'. Did you mean 'exact'?"),
+        ("[gate.tiers.exact]\npsnr = 1", "exact: unknown key 'psnr'. Did you mean 'psnr_db'?"),
+        ("[gate.tiers.exact]\npsnr_db = 'x'", "exact.psnr_db must be a number"),
+        ("gate = 3", "gate must be a table"),
+        ("[run]\nblocks = 3", "no [gate] table"),
+        ("[gate", "not a TOML file"),
+    ],
+)
+def test_wrong_policy_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = _file(tmp_path, text)
+    with pytest.raises(UsageError) as error:
+        load_policy(path)
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_policy_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nothing.toml: cannot be read: No such file"):
+        load_policy(tmp_path / "nothing.toml")
