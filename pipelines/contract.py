@@ -40,7 +40,7 @@ class PipelineError(Exception):
 
 
 class Precision(StrEnum):
-    """Arithmetic of a run. `fp16` means autocast for a baseline, fp16 weights for an optimized arm."""
+    """Arithmetic of a run: `fp16` is autocast for a baseline, fp16 weights for an optimized arm."""
 
     FP32 = "fp32"
     FP16 = "fp16"

@@ -1,0 +1,39 @@
+# Two commands do everything on a fresh machine: `make run` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test lint lock gpu-test full-test clean
+
+run: .venv/installed
+	-@$(BIN)/srbench weights fetch --metrics
+	$(BIN)/srbench run
+
+test: .venv/installed lint
+	-@$(BIN)/srbench weights fetch --metrics
+	$(BIN)/pytest -m "not full"
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+gpu-test: .venv/installed
+	$(BIN)/pytest -m gpu
+
+full-test: .venv/installed
+	$(BIN)/pytest -m full
+
+# pip brings uv, uv installs the pinned and hashed environment: seconds instead of minutes.
+.venv/installed: requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+lock:
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate \
+		--no-header --python-version 3.11 --extra test --extra dev pyproject.toml -o requirements.txt
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""How close two pictures are: metrics through named providers, and the worst block."""

@@ -1,0 +1,69 @@
+"""The metrics that can be asked for, by name; torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from srbench.errors import UsageError, did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A picture metric.
+
+    Attributes:
+        name: As in records and on the command line.
+        unit: `dB` or empty.
+        higher_is_better: Direction.
+        variant: What exactly is computed.
+        needs_reference: False for metrics of the picture alone.
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    variant: str
+    needs_reference: bool = True
+
+
+_Y = "Y of BT.601 studio range, no border crop"
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("psnr", "dB", True, f"{_Y}, 1e-8 added to the MSE: at most 80 dB"),
+        Metric("psnr_rgb", "dB", True, "RGB, 1e-8 added to the MSE: at most 80 dB"),
+        Metric("ssim", "", True, _Y),
+        Metric("ssim_rgb", "", True, "RGB"),
+        Metric("lpips", "", False, "AlexNet, version 0.1"),
+        Metric("ms_ssim", "", True, "Y"),
+        Metric("cw_ssim", "", True, "Y"),
+        Metric("fsim", "", True, "chromatic"),
+        Metric("gmsd", "", False, "Y"),
+        Metric("nlpd", "", False, "Y"),
+        Metric("vif", "", True, "pixel domain"),
+        Metric("vsi", "", True, "RGB"),
+        Metric("mad", "", False, "Y"),
+        Metric("dists", "", False, "VGG16"),
+        Metric("piqe", "", False, "no reference", needs_reference=False),
+        Metric("niqe", "", False, "no reference", needs_reference=False),
+        Metric("brisque", "", False, "no reference", needs_reference=False),
+        Metric("musiq", "", True, "KonIQ", needs_reference=False),
+        Metric("clipiqa", "", True, "no reference", needs_reference=False),
+        Metric("maniqa", "", True, "KonIQ", needs_reference=False),
+    )
+}
+
+
+def parse_metrics(text: str) -> list[str]:
+    """Split a comma-separated list of metric names.
+
+    Raises:
+        UsageError: An unknown name, or none at all.
+    """
+    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise UsageError("--metrics: no metric named; for example --metrics psnr,ssim,lpips")
+    for name in names:
+        if name not in METRICS:
+            raise UsageError(f"metric '{name}': unknown.{did_you_mean(name, list(METRICS))}")
+    return names

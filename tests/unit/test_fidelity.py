@@ -1,0 +1,285 @@
+"""Comparing pictures: values, worst block, what cannot be measured, and who measured it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from skimage import data
+
+from srbench.errors import UsageError
+from srbench.fidelity.blocks import worst_block
+from srbench.fidelity.compare import as_tensor, judge_pictures
+from srbench.fidelity.evaluate import evaluate
+from srbench.fidelity.metrics import METRICS, parse_metrics
+from srbench.fidelity.providers import open_provider
+from srbench.images import write_image
+
+Picture = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def photo() -> Picture:
+    pixels: Picture = data.astronaut()[:256, 100:356]
+    return np.ascontiguousarray(pixels)
+
+
+@pytest.fixture
+def noisy(photo: Picture) -> Picture:
+    noise = np.random.default_rng(0).integers(-9, 10, photo.shape)
+    return np.clip(photo.astype(int) + noise, 0, 255).astype(np.uint8)
+
+
+def psnr(a: NDArray[Any], b: NDArray[Any], peak: float) -> float:
+    return float(10 * np.log10(peak**2 / np.mean((a.astype(float) - b.astype(float)) ** 2)))
+
+
+def luma(picture: Picture) -> NDArray[np.float64]:
+    return (picture @ np.array([65.481, 128.553, 24.966])) / 255 + 16
+
+
+def judge(reference: Picture, candidate: Picture, **changes: Any) -> Any:
+    values = {
+        "lr": reference[::4, ::4],
+        "reference_float": None,
+        "candidate_float": None,
+        "eps_reference": None,
+        "eps_candidate": None,
+        **changes,
+    }
+    return judge_pictures(
+        "64x64x4",
+        "ours",
+        "theirs",
+        values["lr"],
+        reference,
+        candidate,
+        values["reference_float"],
+        values["candidate_float"],
+        values["eps_reference"],
+        values["eps_candidate"],
+        "cpu",
+    )
+
+
+@pytest.mark.parametrize("name", ["pyiqa", "torchmetrics"])
+def test_psnr_is_on_studio_range_luma_or_rgb(name: str, photo: Picture, noisy: Picture) -> None:
+    provider = open_provider(name, "cpu")
+    ours, theirs = as_tensor(noisy), as_tensor(photo)
+    y, rgb = (provider.measure(m, ours, theirs) for m in ("psnr", "psnr_rgb"))
+    assert y.value == pytest.approx(psnr(luma(noisy), luma(photo), 255), abs=1e-3)
+    assert rgb.value == pytest.approx(psnr(noisy, photo, 255), abs=1e-3)
+    assert y.provider.startswith(f"{name} ")
+    assert "BT.601" in y.provider
+
+
+@pytest.mark.parametrize("name", ["pyiqa", "torchmetrics"])
+def test_equal_pictures_read_80_db_and_1(name: str, photo: Picture) -> None:
+    provider = open_provider(name, "cpu")
+    same = as_tensor(photo)
+    assert provider.measure("psnr", same, same).value == pytest.approx(80, abs=1e-3)
+    assert provider.measure("ssim", same, same).value == pytest.approx(1, abs=1e-6)
+
+
+def test_the_two_providers_agree_about_ssim(photo: Picture, noisy: Picture) -> None:
+    pair = as_tensor(noisy), as_tensor(photo)
+    for metric in ("ssim", "ssim_rgb"):
+        values = [
+            open_provider(n, "cpu").measure(metric, *pair).value for n in ("pyiqa", "torchmetrics")
+        ]
+        assert values[0] == pytest.approx(values[1], abs=0.01)
+        assert values[0] is not None
+        assert values[0] < 0.95
+
+
+def test_metrics_that_need_no_weights(photo: Picture, noisy: Picture) -> None:
+    provider = open_provider("pyiqa", "cpu")
+    for metric in ("ms_ssim", "gmsd"):
+        good = provider.measure(metric, as_tensor(photo), as_tensor(photo)).value
+        bad = provider.measure(metric, as_tensor(noisy), as_tensor(photo)).value
+        assert good is not None
+        assert bad is not None
+        assert (good > bad) == METRICS[metric].higher_is_better
+
+
+def test_a_metric_without_weights_says_why(
+    tmp_path: Path, photo: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SRBENCH_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for scheme in ("http", "https"):
+        monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
+    same = as_tensor(photo)
+    found = open_provider("pyiqa", "cpu").measure("lpips", same, same)
+    assert found.value is None
+    assert "srbench weights fetch --metrics" in (found.reason or "")
+    found = open_provider("torchmetrics", "cpu").measure("vif", same, same)
+    assert found.value is None
+    assert "psnr, ssim and lpips only" in (found.reason or "")
+
+
+def test_names_are_checked() -> None:
+    assert parse_metrics(" psnr, ssim,psnr") == ["psnr", "ssim"]
+    with pytest.raises(UsageError, match="Did you mean 'lpips'"):
+        parse_metrics("psnr,lpisp")
+    with pytest.raises(UsageError, match="no metric named"):
+        parse_metrics(" , ")
+    with pytest.raises(UsageError, match="Did you mean 'pyiqa'"):
+        open_provider("pyiq", "cpu")
+
+
+@pytest.mark.parametrize(("top", "left"), [(0, 0), (96, 64), (192, 192), (130, 7)])
+def test_the_worst_block_is_found(photo: Picture, top: int, left: int) -> None:
+    broken = photo.copy()
+    region = broken[top : top + 64, left : left + 64]
+    region[:] = 255 - region
+    worst = worst_block(photo, broken)
+    assert abs(worst.top - top) <= 16
+    assert abs(worst.left - left) <= 16
+    rows, columns = slice(worst.top, worst.top + 64), slice(worst.left, worst.left + 64)
+    expected = psnr(photo[rows, columns], broken[rows, columns], 255)
+    assert worst.psnr_db == pytest.approx(expected, abs=1e-4)
+    assert worst.psnr_db < psnr(photo, broken, 255)
+
+
+def test_blocks_reach_every_edge_and_small_pictures(photo: Picture) -> None:
+    odd = photo[:101, :75]
+    broken = odd.copy()
+    broken[-1, -1] = 255 - broken[-1, -1]
+    worst = worst_block(odd, broken)
+    assert (worst.top, worst.left) == (101 - 64, 75 - 64)
+    tiny = photo[:20, :30]
+    assert worst_block(tiny, tiny).psnr_db == pytest.approx(80)
+
+
+def test_a_record_of_two_pictures(photo: Picture, noisy: Picture) -> None:
+    eps = np.random.default_rng(1).standard_normal((1, 4, 8, 8)).astype(np.float32)
+    record = judge(
+        photo,
+        noisy,
+        reference_float=photo / np.float32(255),
+        candidate_float=photo / np.float32(255) + np.float32(0.001),
+        eps_reference=eps,
+        eps_candidate=eps * np.float32(1.01),
+    )
+    assert record.outcome == "ok"
+    assert record.metrics["psnr"] == pytest.approx(psnr(photo, noisy, 255), abs=1e-3)
+    assert record.metrics["psnr_float"] == pytest.approx(60, abs=1e-2)
+    assert record.metrics["eps_relative_l2"] == pytest.approx(0.01, rel=1e-3)
+    assert record.metrics["max_abs_diff"] == 9
+    assert record.metrics["worst_block_psnr"] < record.metrics["psnr"]
+    assert set(record.metrics) | set(record.not_measured) == {
+        "psnr",
+        "psnr_float",
+        "ssim",
+        "lpips",
+        "worst_block_psnr",
+        "eps_relative_l2",
+        "max_abs_diff",
+    }
+    assert record.providers["psnr"].startswith("pyiqa ")
+    assert not set(record.metrics) & set(record.not_measured)
+    assert type(record).from_json(record.to_json()) == record
+
+
+def test_crops_show_the_same_place(photo: Picture) -> None:
+    broken = photo.copy()
+    broken[200:256, 0:64] = 0
+    record = judge(photo, broken)
+    images = {
+        name: np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+        for name, text in record.crops.items()
+    }
+    assert {image.shape for image in images.values()} == {(128, 128, 3)}
+    assert np.array_equal(images["baseline"], photo[128:, :128])
+    assert np.array_equal(images["candidate"], broken[128:, :128])
+    assert np.array_equal(images["input"][::4, ::4], photo[::4, ::4][32:, :32])
+
+
+def test_floats_of_equal_pictures_are_capped_at_160_db(photo: Picture) -> None:
+    floats = photo / np.float32(255)
+    record = judge(photo, photo, reference_float=floats, candidate_float=floats)
+    assert record.metrics["psnr_float"] == pytest.approx(160)
+    assert record.metrics["max_abs_diff"] == 0
+    assert "eps_relative_l2" in record.not_measured
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("where", ["candidate_float", "eps_candidate"])
+def test_nan_and_infinity_are_no_comparison(photo: Picture, where: str, value: float) -> None:
+    bad = np.zeros((4, 4, 3), np.float32)
+    bad[1, 2, 0] = value
+    record = judge(photo, photo, **{where: bad})
+    assert record.outcome == "invalid"
+    assert "ours computed NaN" in record.reason
+    assert record.metrics == {}
+
+
+def test_flat_and_differently_sized_pictures_are_no_comparison(photo: Picture) -> None:
+    flat = np.full_like(photo, 127)
+    assert "candidate is one flat colour" in judge(photo, flat).reason
+    assert "reference is one flat colour" in judge(flat, photo).reason
+    assert "differ in size" in judge(photo, photo[:-1]).reason
+
+
+def test_eps_of_another_size_is_not_measured(photo: Picture) -> None:
+    record = judge(
+        photo,
+        photo,
+        eps_reference=np.ones(8, np.float32),
+        eps_candidate=np.ones(9, np.float32),
+    )
+    assert "8 values" in record.not_measured["eps_relative_l2"]
+
+
+def test_evaluate_pairs_by_stem_and_averages(
+    tmp_path: Path, photo: Picture, noisy: Picture
+) -> None:
+    for folder in ("sr", "hr"):
+        (tmp_path / folder).mkdir()
+    write_image(tmp_path / "sr/a.png", noisy)
+    write_image(tmp_path / "hr/a.bmp", photo)
+    write_image(tmp_path / "sr/b.png", photo)
+    write_image(tmp_path / "hr/b.png", photo)
+    found = evaluate(tmp_path / "sr", tmp_path / "hr", ["psnr", "ssim"])
+    assert [scores.file for scores in found.images] == ["a.png", "b.png"]
+    first, second = (scores.metrics["psnr"] for scores in found.images)
+    assert first is not None
+    assert second == pytest.approx(80, abs=1e-3)
+    assert found.mean["psnr"] == pytest.approx((first + second) / 2)
+    assert set(found.to_json()) == {"images", "mean", "providers"}
+
+
+def test_a_mean_over_unmeasured_pictures_is_null(tmp_path: Path, photo: Picture) -> None:
+    for folder in ("sr", "hr"):
+        (tmp_path / folder).mkdir()
+        write_image(tmp_path / folder / "a.png", photo)
+    found = evaluate(tmp_path / "sr", tmp_path / "hr", ["vif"], provider="torchmetrics")
+    assert found.mean == {"vif": None}
+    assert "vif" in found.images[0].not_measured
+
+
+def test_evaluate_refuses_what_does_not_pair(tmp_path: Path, photo: Picture) -> None:
+    sr, hr = tmp_path / "sr", tmp_path / "hr"
+    sr.mkdir()
+    hr.mkdir()
+    with pytest.raises(UsageError, match="no image"):
+        evaluate(sr, hr, ["psnr"])
+    write_image(sr / "a.png", photo)
+    write_image(hr / "b.png", photo)
+    with pytest.raises(UsageError, match=r"no picture for a\.png"):
+        evaluate(sr, hr, ["psnr"])
+    write_image(hr / "a.png", photo[:-2])
+    (hr / "b.png").unlink()
+    with pytest.raises(UsageError, match="equal sizes"):
+        evaluate(sr, hr, ["psnr"])
+    write_image(hr / "a.bmp", photo)
+    with pytest.raises(UsageError, match="same stem"):
+        evaluate(sr, hr, ["psnr"])
