@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.contract import Precision, WeightsSource
+from srbench.cpu_kernels import prefer_avx2
 from srbench.errors import InfrastructureError, UsageError
 from srbench.images import SUFFIXES, list_images, read_image, write_image
 from srbench.registry import light_options, load_pipeline, parse_options, split_assignments
@@ -121,6 +122,8 @@ def upscale_files(
         UsageError: The pipeline does not take this precision.
         InfrastructureError: Not enough memory.
     """
+    if request.device == "cpu":
+        prefer_avx2()
     import torch
 
     kind = load_pipeline(request.pipeline)

@@ -240,7 +240,7 @@ def run_lockstep(network: Encoder | Decoder, x: Tensor, tiles: Sequence[VaeTile]
         return torch.as_tensor(results[0])
     height = max(t.target.bottom for t in tiles)
     width = max(t.target.right for t in tiles)
-    out = results[0].new_empty(1, results[0].shape[1], height, width)
+    out: Tensor = results[0].new_empty(1, results[0].shape[1], height, width)
     for tile, result in zip(tiles, results, strict=True):
         _window(out, tile.target).copy_(_window(result, tile.crop))
     return out

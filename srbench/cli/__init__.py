@@ -12,7 +12,9 @@ from typing import NoReturn
 import typer
 
 from pipelines.contract import PipelineError
-from srbench.cli import images, judge, measure
+from srbench.cli import images as images
+from srbench.cli import judge as judge
+from srbench.cli import measure as measure
 from srbench.errors import ExitCode, SrbenchError
 
 app = typer.Typer(

@@ -44,7 +44,8 @@ def tier_checks(run: Run, candidate: str, policy: Policy) -> list[Check]:
             )
         elif record.outcome != "ok":
             text = f"fidelity {case} of {candidate}: {record.outcome}{_reason(record.reason)}"
-            checks.append(build("psnr", None, limits.psnr_db, Verdict.ERROR, record.outcome, text))
+            broken = Verdict.FAIL if record.outcome == "invalid" else Verdict.ERROR
+            checks.append(build("psnr", None, limits.psnr_db, broken, record.outcome, text))
         else:
             checks += _record_checks(record, limits, tier, policy.for_case(case), build)
     return checks

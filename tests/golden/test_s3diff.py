@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from srbench.cpu_kernels import AVX2
+
 DATA = Path(__file__).parent / "data"
 CASES = ["untiled_32x32_x4", "latent_tiled_40x56_x4", "all_tiled_48x72_x4"]
 PIPELINES = [
     "pipelines.s3diff.baseline:S3DiffBaseline",
     "pipelines.s3diff.optimized:S3DiffOptimized",
 ]
-AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 
 PROGRAM = """
 import importlib, json, sys
