@@ -12,7 +12,9 @@ AVX2 = {
 
 
 def prefer_avx2() -> None:
-    """Ask torch for AVX2 kernels; what the user has set stays. Must run before torch computes anything.
+    """Ask torch for AVX2 kernels; what the user has set stays.
+
+    Must run before torch computes anything.
 
     AVX-512 convolutions sum in another order. The difference is 1e-6 of a latent, which the
     one-step formula turns into flipped roundings, and AdaIN into whole shifted grey levels.

@@ -2,9 +2,9 @@
 
 A `Tiles` value is one tensor [1, C, h, w] a tile; an untiled image is one tile. At every GroupNorm
 the statistics of all tiles are merged as the published tiled VAE merges them, on the device and
-without a host synchronisation. A function that takes `Tiles` empties the list as it goes, so that at most
-one tile's temporaries live beside the tiles; who needs them later passes a copy of the list.
-Parameter names are those of diffusers' AutoencoderKL.
+without a host synchronisation. A function that takes `Tiles` empties the list as it goes, so that
+at most one tile's temporaries live beside the tiles; who needs them later passes a copy of the
+list. Parameter names are those of diffusers' AutoencoderKL.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """Tile geometry against the boxes of the published program."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def test_offsets_cover_the_axis(length: int, tile: int, overlap: int) -> None:
     offsets = tile_offsets(length, tile, overlap)
     assert offsets[0] == 0
     assert offsets[-1] + tile == length
-    gaps = [b - a for a, b in zip(offsets, offsets[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(offsets)]
     assert all(0 < gap <= tile - overlap for gap in gaps)
 
 

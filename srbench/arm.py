@@ -1,0 +1,151 @@
+"""One arm in one block: its worker, started when needed and replaced when it breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pipelines.contract import WeightsSource
+from srbench.inputs import CaseInput
+from srbench.outcome import Failure, Outcome
+from srbench.plan import Plan
+from srbench.protocol import Describe, Described, Load, Loaded, Message
+from srbench.worker_process import WorkerProcess
+
+R = TypeVar("R", bound=Message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Everything that workers are told.
+
+    Attributes:
+        plan: What is measured in which order.
+        assignments: Of `srbench.registry.split_assignments`.
+        device: `cpu` or `cuda`.
+        precision: `fp32` or `fp16`.
+        weights: Of both arms.
+        inputs: Case name -> image.
+        noise_seed: Of the posterior noise, the same in all arms.
+        timeout_s: Longest that one step of a worker may take.
+        gpu_uuid: The card, None on CPU.
+    """
+
+    plan: Plan
+    assignments: dict[str, dict[str, str]]
+    device: str
+    precision: str
+    weights: WeightsSource
+    inputs: dict[str, CaseInput]
+    noise_seed: int
+    timeout_s: float
+    gpu_uuid: str | None = None
+
+
+class Arm:
+    """A pipeline under measurement; a worker that failed in earnest is not asked again."""
+
+    def __init__(self, name: str, job: Job, folder: Path, note: Callable[[str], None]) -> None:
+        """Start the worker and let it import, without waiting.
+
+        Args:
+            name: Name of the pipeline.
+            job: What workers are told.
+            folder: For the worker's log.
+            note: Told what broke.
+        """
+        self.name = name
+        self.cases_measured = 0
+        self.load_ms: float | None = None
+        self.tf32: bool | None = None
+        self._job = job
+        self._note = note
+        self._log = folder / f"{name.replace('/', '_')}.log"
+        self._broken: Failure | None = None
+        self._worker: WorkerProcess | None = None
+        self._start()
+
+    def _start(self) -> None:
+        self._worker = WorkerProcess(self._log)
+        self._worker.send(Describe(pipeline=self.name, assignments=self._job.assignments))
+        self._described: Described | Failure | None = None
+        self.load_ms = None
+        self.cases_measured = 0
+
+    def describe(self) -> Described | Failure:
+        """Facts of the pipeline, waited for the first time only."""
+        if self._described is None:
+            reply = self._expect(Described, None)
+            self._described = reply
+        return self._described
+
+    def load(self) -> Loaded | Failure:
+        """Load the weights; a worker that cannot is not tried again in this block."""
+        described = self.describe()
+        if isinstance(described, Failure):
+            self._broken = described
+            return described
+        weights = asdict(self._job.weights)
+        request = Load(
+            **{**weights, "path": str(self._job.weights.path)},
+            device=self._job.device,
+            precision=self._job.precision,
+            gpu_uuid=self._job.gpu_uuid,
+        )
+        reply = self._expect(Loaded, request)
+        if isinstance(reply, Failure):
+            self._broken = reply
+        else:
+            self.load_ms, self.tf32 = reply.load_ms, reply.tf32
+        return reply
+
+    def ready(self) -> Failure | None:
+        """Have a loaded worker, a fresh one if the last broke; or why there is none."""
+        if self._broken is not None:
+            return self._broken
+        if self._worker is None:
+            self._start()
+        if self.load_ms is None:
+            reply = self.load()
+            return reply if isinstance(reply, Failure) else None
+        return None
+
+    def ask(self, kind: type[R], request: Message) -> R | Failure:
+        """Do one request in a loaded worker."""
+        return self.ready() or self._expect(kind, request)
+
+    def _expect(self, kind: type[R], request: Message | None) -> R | Failure:
+        worker = self._worker
+        assert worker is not None
+        if request is not None:
+            worker.send(request)
+        reply = worker.receive(self._job.timeout_s)
+        if isinstance(reply, Failure):
+            if reply.outcome is not Outcome.UNSUPPORTED:
+                self._discard(reply)
+            return reply
+        assert isinstance(reply, kind), reply
+        return reply
+
+    def _discard(self, failure: Failure) -> None:
+        """After a crash, a time-out or an exhausted device the process is not to be trusted."""
+        worker, self._worker = self._worker, None
+        assert worker is not None
+        worker.kill()
+        self._note(f"{self.name}: {failure.outcome}: {failure.reason}")
+        if failure.outcome is Outcome.CRASH and (tail := worker.log_tail()):
+            self._note(tail)
+
+    def stop(self) -> None:
+        """Let the worker leave."""
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+    def kill(self) -> None:
+        """End the worker at once."""
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker = None

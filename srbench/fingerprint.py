@@ -1,0 +1,102 @@
+"""What machine, driver, versions and commit a run was made with; nothing personal."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from srbench.nvml import Gpu, driver_facts
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "triton",
+    "diffusers",
+    "transformers",
+    "peft",
+    "numpy",
+    "pillow",
+    "pyiqa",
+    "torchmetrics",
+)
+
+
+def fingerprint(gpu: Gpu | None) -> dict[str, Any]:
+    """Facts of this machine for a run on a card, or on CPU for None.
+
+    The host's name enters as a hash only: equal machines can be told, nobody is named.
+    """
+    facts: dict[str, Any] = {
+        "host": hashlib.sha256(platform.node().encode()).hexdigest()[:12],
+        "cpu_model": cpu_model(),
+        "cpu_cores": usable_cores(),
+        "ram_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "os": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": package_versions(),
+        "threads": {
+            name: os.environ[name]
+            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+            if name in os.environ
+        },
+        **git_state(Path.cwd()),
+    }
+    if gpu is not None:
+        facts |= {
+            "gpu_name": gpu.name,
+            "gpu_uuid": gpu.uuid,
+            "gpu_memory_bytes": gpu.memory_bytes,
+            **driver_facts(gpu.uuid),
+        }
+    return facts
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def cpu_model() -> str:
+    """The processor's name as the kernel tells it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return match.group(1).strip() if match else platform.machine()
+
+
+def package_versions() -> dict[str, str | None]:
+    """Package -> version, None where it is not installed; nothing is imported."""
+    found: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Commit of the working tree a folder is in and whether it is modified, None outside one."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return {"commit": None, "dirty": None}
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,186 @@
+"""From settings to a run that only needs workers: everything that can be checked before them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.contract import WeightsSource
+from srbench.arm import Job
+from srbench.cases import Case, parse_cases
+from srbench.config import Settings
+from srbench.errors import NotComparableError, UsageError
+from srbench.inputs import case_input
+from srbench.nvml import Gpu, list_gpus
+from srbench.plan import make_plan
+from srbench.profiles import Profile, choose_profile
+from srbench.records import RunRecord
+from srbench.registry import (
+    assignments_for,
+    check_shared,
+    find_pipeline,
+    light_options,
+    option_names,
+    parse_options,
+    split_assignments,
+)
+from srbench.store import check_writable
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """A run that only needs workers.
+
+    Attributes:
+        job: What workers are told.
+        profile: Where results go.
+        gpu: The card, None on CPU.
+    """
+
+    job: Job
+    profile: Profile
+    gpu: Gpu | None
+
+
+def chosen_cases(settings: Settings, device: str) -> tuple[Case, ...]:
+    """The cases of a command: the given ones, else the documented matrix on CUDA, smoke on CPU."""
+    return parse_cases(settings.cases or ("documented" if device == "cuda" else "smoke",))
+
+
+def chosen_arms(settings: Settings) -> tuple[str, ...]:
+    """The pipelines of a command, checked by name.
+
+    Raises:
+        UsageError: An unknown one, one named twice, or none.
+    """
+    arms = settings.pipelines
+    if not arms:
+        raise UsageError("--pipelines: name at least one")
+    for arm in arms:
+        find_pipeline(arm)
+        if arms.count(arm) > 1:
+            raise UsageError(f"--pipelines: '{arm}' is named twice")
+    return arms
+
+
+def checked_assignments(texts: Iterable[str], arms: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """Sort `--set` texts by arm and refuse what can be refused without importing a pipeline.
+
+    Raises:
+        UsageError: See `srbench.registry`.
+    """
+    values = split_assignments(texts, arms)
+    known: list[str] | None = []
+    for arm in arms:
+        options = light_options(arm)
+        if options is None:
+            known = None
+            continue
+        parse_options(options, assignments_for(arm, option_names(options), values))
+        if known is not None:
+            known += option_names(options)
+    if known is not None:
+        check_shared(values, known)
+    return values
+
+
+def prepare_run(settings: Settings) -> Preparation:
+    """Check everything that can be checked before a worker starts.
+
+    Raises:
+        UsageError: A wrong name, option, input or folder.
+        NotComparableError: The profile asked for is of another device.
+        PipelineError: No such weights.
+    """
+    profile, gpu = choose_profile(settings.gpu, list_gpus())
+    device = profile.device
+    arms = chosen_arms(settings)
+    cases = chosen_cases(settings, device)
+    assignments = checked_assignments(settings.options, arms)
+    check_writable(settings.out / profile.name)
+    check_writable(report_folder(settings.out))
+    inputs = {case.name: case_input(case, settings.inputs) for case in cases}
+    plan = make_plan(
+        [case.name for case in cases],
+        arms,
+        device=device,
+        seed=settings.seed,
+        blocks=settings.blocks,
+        pairs=settings.pairs,
+    )
+    job = Job(
+        plan=plan,
+        assignments=assignments,
+        device=device,
+        precision=settings.precision or ("fp16" if device == "cuda" else "fp32"),
+        weights=_weights(settings.weights, device),
+        inputs=inputs,
+        noise_seed=settings.seed if settings.noise_seed is None else settings.noise_seed,
+        timeout_s=settings.timeout,
+        gpu_uuid=None if gpu is None else gpu.uuid,
+    )
+    return Preparation(job, profile, gpu)
+
+
+def prepare_resume(head: RunRecord, settings: Settings) -> Preparation:
+    """The preparation of a run that was begun, on the same device, weights and inputs.
+
+    Raises:
+        NotComparableError: The device, weights or inputs are others than the run began with.
+    """
+    profile, gpu = choose_profile(head.profile, list_gpus())
+    began_with = head.weights["kind"]
+    weights = _weights(
+        settings.weights or (None if began_with == "folder" else began_with), head.device
+    )
+    if weights.digest != head.weights["digest"]:
+        raise NotComparableError(
+            f"--resume: {head.run_id} was begun with the weights {head.weights['label']} "
+            f"({head.weights['digest'][:12]}), not {weights.digest[:12]}; give them by --weights"
+        )
+    inputs = {name: case_input(Case.parse(name), settings.inputs) for name in head.cases}
+    for name, image in inputs.items():
+        if image.sha256 != head.inputs[name]["sha256"]:
+            raise NotComparableError(
+                f"--resume: {head.run_id} was begun with another input for {name} "
+                f"({head.inputs[name]['source']}); give its folder by --inputs"
+            )
+    plan = make_plan(
+        head.cases,
+        head.pipelines,
+        device=head.device,
+        seed=head.seed,
+        blocks=head.blocks,
+        pairs=head.pairs,
+    )
+    job = Job(
+        plan=plan,
+        assignments=split_assignments(_as_texts(head.options), head.pipelines),
+        device=head.device,
+        precision=head.precision,
+        weights=weights,
+        inputs=inputs,
+        noise_seed=head.noise_seed,
+        timeout_s=settings.timeout,
+        gpu_uuid=None if gpu is None else gpu.uuid,
+    )
+    return Preparation(job, profile, gpu)
+
+
+def _as_texts(options: dict[str, dict[str, Any]]) -> Iterable[str]:
+    for arm, values in options.items():
+        for key, value in values.items():
+            yield f"{arm}.{key}={'none' if value is None else value}"
+
+
+def _weights(name: str | None, device: str) -> WeightsSource:
+    from pipelines.s3diff.weight_sources import resolve_weights
+
+    return resolve_weights(name, device)
+
+
+def report_folder(out: Path) -> Path:
+    """Where reports of a results folder go: `reports` beside it."""
+    return out.parent / "reports"

@@ -1,0 +1,210 @@
+"""What a worker does on request: one pipeline, measured."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from srbench import protocol
+from srbench.errors import UsageError
+from srbench.nvml import Monitor
+from srbench.probes.clock import synchronise, timed
+from srbench.probes.energy import joules_per_image
+from srbench.probes.memory import MemoryProbe
+from srbench.registry import assignments_for, load_pipeline, option_names, parse_options
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pipelines.contract import Pipeline
+
+
+class Workbench:
+    """State of a worker: the pipeline it was told to be."""
+
+    def __init__(self) -> None:
+        """A worker that is nothing yet."""
+        self._pipeline: Pipeline | None = None
+        self._device = "cpu"
+        self._monitor: Monitor | None = None
+        self._image: tuple[str, NDArray[np.uint8]] | None = None
+        self._tasks: dict[type[protocol.Message], Callable[[Any], protocol.Message]] = {
+            protocol.Describe: self._describe,
+            protocol.Load: self._load,
+            protocol.Prepare: self._prepare,
+            protocol.Upscale: self._upscale,
+            protocol.Solo: self._solo,
+            protocol.CountWork: self._count_work,
+            protocol.Judge: self._judge,
+        }
+
+    def handle(self, request: protocol.Message) -> protocol.Message:
+        """Do one request; whatever it raises is the caller's to turn into an outcome."""
+        return self._tasks[type(request)](request)
+
+    def free_memory(self) -> None:
+        """Give cached device memory back after a failure."""
+        if self._device == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The pipeline. Raises UsageError before `Describe`."""
+        if self._pipeline is None:
+            raise UsageError("the worker was not told which pipeline it is")
+        return self._pipeline
+
+    def _describe(self, request: protocol.Describe) -> protocol.Described:
+        found = load_pipeline(request.pipeline)
+        values = assignments_for(request.pipeline, option_names(found.Options), request.assignments)
+        options = parse_options(found, values)
+        self._pipeline = found(options)
+        return protocol.Described(
+            options=asdict(options),
+            version=found.version,
+            precisions=[precision.value for precision in found.precisions],
+            tiers={precision.value: tier.value for precision, tier in found.tiers.items()},
+        )
+
+    def _load(self, request: protocol.Load) -> protocol.Loaded:
+        import torch
+
+        from pipelines.contract import Precision, WeightsSource
+
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        self._device = request.device
+        if request.gpu_uuid is not None:
+            self._monitor = Monitor(request.gpu_uuid)
+        weights = WeightsSource(
+            path=Path(request.path),
+            kind=request.kind,  # type: ignore[arg-type]
+            digest=request.digest,
+            synthetic=request.synthetic,
+        )
+        device = torch.device(request.device)
+        start = time.perf_counter_ns()
+        self.pipeline.load(weights, device, Precision(request.precision))
+        synchronise(self._device)
+        load_ms = (time.perf_counter_ns() - start) / 1e6
+        tf32 = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
+        return protocol.Loaded(load_ms=load_ms, tf32=tf32)
+
+    def _prepare(self, request: protocol.Prepare) -> protocol.Prepared:
+        start = time.perf_counter_ns()
+        self.pipeline.prepare(request.height, request.width, request.scale)
+        synchronise(self._device)
+        return protocol.Prepared(prepare_ms=(time.perf_counter_ns() - start) / 1e6)
+
+    def _input(self, file: str) -> NDArray[np.uint8]:
+        if self._image is None or self._image[0] != file:
+            self._image = (file, np.load(file, allow_pickle=False))
+        return self._image[1]
+
+    def _upscale(self, request: protocol.Upscale) -> protocol.Timed:
+        image, pipeline = self._input(request.image), self.pipeline
+        before = self._monitor.state() if self._monitor else None
+        timing = timed(
+            lambda: pipeline.upscale(image, request.scale, seed=request.seed), self._device
+        )
+        after = self._monitor.state() if self._monitor else None
+        _check_picture(timing.result, image, request.scale)
+        return protocol.Timed(
+            latency_ms=timing.latency_ms,
+            gpu_ms=timing.gpu_ms,
+            stages_ms=timing.stages_ms,
+            state={} if before is None else {"before": before, "after": after},
+            output_sha256=hashlib.sha256(timing.result.tobytes()).hexdigest(),
+        )
+
+    def _solo(self, request: protocol.Solo) -> protocol.Alone:
+        from pipelines.work import WorkCounter
+
+        image, pipeline = self._input(request.image), self.pipeline
+
+        def upscale() -> NDArray[np.uint8]:
+            return pipeline.upscale(image, request.scale, seed=request.seed)
+
+        probe = MemoryProbe(self._device, self._monitor)
+        picture = upscale()
+        synchronise(self._device)
+        memory = probe.read()
+        with WorkCounter() as counter:
+            upscale()
+        counts = asdict(counter.counts())
+        memory["peak_tensor_bytes"] = counts.pop("peak_tensor_bytes")
+        seen: list[NDArray[np.float32]] = []
+
+        def observe(name: str, tensor: Any) -> None:
+            if name == "eps":
+                seen.append(tensor.detach().float().cpu().numpy())
+
+        exact = pipeline.upscale_float(image, request.scale, seed=request.seed, observe=observe)
+        energy_j, why = joules_per_image(upscale, self._monitor)
+        eps = _joined(seen)
+        return protocol.Alone(
+            memory=memory,
+            work=counts,
+            energy_j=energy_j,
+            energy_reason=why,
+            picture_sha256=hashlib.sha256(picture.tobytes()).hexdigest(),
+            picture=_keep(picture, request.outputs, "picture"),
+            picture_float=_keep(exact, request.outputs, "float"),
+            eps=None if eps is None else _keep(eps, request.outputs, "eps"),
+        )
+
+    def _count_work(self, request: protocol.CountWork) -> protocol.Counted:
+        counts = self.pipeline.work(request.height, request.width, request.scale)
+        return protocol.Counted(flops=counts.flops)
+
+    def _judge(self, request: protocol.Judge) -> protocol.Judged:
+        from srbench.fidelity.compare import judge_pictures
+
+        reference, candidate = request.reference_files, request.candidate_files
+        record = judge_pictures(
+            request.case,
+            request.pipeline,
+            request.reference,
+            np.load(request.image, allow_pickle=False),
+            _kept(reference["picture"]),
+            _kept(candidate["picture"]),
+            _kept(reference["picture_float"]),
+            _kept(candidate["picture_float"]),
+            _kept(reference["eps"]),
+            _kept(candidate["eps"]),
+            request.device,
+        )
+        return protocol.Judged(record=record.to_json())
+
+
+def _check_picture(picture: NDArray[np.uint8], image: NDArray[np.uint8], scale: int) -> None:
+    expected = (image.shape[0] * scale, image.shape[1] * scale, 3)
+    if picture.shape != expected or picture.dtype != np.uint8:
+        raise ValueError(
+            f"the pipeline returned {picture.dtype} {picture.shape}, expected uint8 {expected}"
+        )
+
+
+def _joined(parts: list[NDArray[np.float32]]) -> NDArray[np.float32] | None:
+    """Observed tensors as one: a pipeline may show its tiles one by one."""
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    return np.concatenate([part.ravel() for part in parts])
+
+
+def _keep(values: NDArray[Any], prefix: str, name: str) -> str:
+    file = f"{prefix}-{name}.npy"
+    np.save(file, values, allow_pickle=False)
+    return file
+
+
+def _kept(file: str | None) -> Any:
+    return None if file is None else np.load(file, allow_pickle=False)

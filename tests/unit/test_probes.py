@@ -1,0 +1,122 @@
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.contract import stage
+from srbench import nvml
+from srbench.fingerprint import fingerprint, git_state
+from srbench.probes.clock import timed
+from srbench.probes.energy import joules_per_image
+from srbench.probes.memory import MemoryProbe
+from srbench.probes.stages import StageClock
+
+MIB = 2**20
+
+
+def test_the_timed_span_is_the_call() -> None:
+    timing = timed(lambda: time.sleep(0.05) or "done", "cpu")
+    assert timing.result == "done"
+    assert 50 <= timing.latency_ms < 500
+    assert timing.gpu_ms is None
+    assert timing.stages_ms == {}
+
+
+def test_stages_add_up_in_order_of_appearance() -> None:
+    def image() -> None:
+        for _ in range(2):
+            with stage("vae_encode"):
+                time.sleep(0.02)
+            with stage("unet"):
+                time.sleep(0.01)
+
+    timing = timed(image, "cpu")
+    assert list(timing.stages_ms) == ["vae_encode", "unet"]
+    assert timing.stages_ms["vae_encode"] >= 40
+    assert timing.stages_ms["unet"] >= 20
+    assert sum(timing.stages_ms.values()) <= timing.latency_ms
+
+
+def test_nobody_listens_after_an_error() -> None:
+    def broken() -> None:
+        with stage("unet"):
+            raise ValueError("bug")
+
+    with pytest.raises(ValueError, match="bug"):
+        timed(broken, "cpu")
+    assert timed(lambda: None, "cpu").stages_ms == {}
+
+
+def test_nested_stages_are_kept_apart() -> None:
+    clock = StageClock("cpu")
+    clock.enter("vae_decode")
+    clock.enter("color_fix")
+    time.sleep(0.01)
+    clock.exit("color_fix")
+    clock.exit("vae_decode")
+    stages = clock.stages_ms()
+    assert stages["vae_decode"] >= stages["color_fix"] >= 10
+
+
+def test_peak_of_the_host_is_that_of_the_image() -> None:
+    quiet = MemoryProbe("cpu").read()
+    probe = MemoryProbe("cpu")
+    block = np.ones(200 * MIB, np.uint8)
+    del block
+    loud = probe.read()
+    assert quiet["rss_peak_bytes"] is not None
+    assert loud["rss_peak_bytes"] is not None
+    assert 150 * MIB < loud["rss_peak_bytes"] - quiet["rss_peak_bytes"] < 400 * MIB
+    assert loud["allocator_peak_bytes"] is None
+    assert loud["process_vram_bytes"] is None
+
+
+def test_energy_is_never_made_up() -> None:
+    assert joules_per_image(lambda: None, None) == (None, "no energy counter on this device")
+
+
+def test_energy_is_divided_by_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Meter:
+        """A card that draws 2 J an image."""
+
+        drawn_mj = 7_000
+
+        def energy_mj(self) -> int:
+            return self.drawn_mj
+
+    meter = Meter()
+
+    def image() -> None:
+        meter.drawn_mj += 2_000
+        time.sleep(0.01)
+
+    monkeypatch.setattr("srbench.probes.energy.synchronise", lambda device: None)
+    value, reason = joules_per_image(image, meter, window_s=0.1)
+    assert value == pytest.approx(2.0)
+    assert reason is None
+    assert joules_per_image(lambda: None, meter, window_s=0.01)[0] is None
+
+
+def test_machine_without_a_driver_has_no_cards() -> None:
+    for gpu in nvml.list_gpus():
+        assert gpu.memory_bytes > 0
+    if not nvml.list_gpus():
+        with pytest.raises(OSError, match="NVML"):
+            nvml.Monitor("GPU-0")
+        assert nvml.driver_facts("GPU-0") == {}
+
+
+def test_fingerprint_names_the_machine_and_nobody() -> None:
+    import platform
+
+    facts = fingerprint(None)
+    assert facts["cpu_cores"] >= 1
+    assert facts["ram_bytes"] > 2**28
+    assert facts["versions"]["torch"]
+    assert platform.node() not in str(facts)
+    assert "gpu_name" not in facts
+
+
+def test_git_state_outside_a_repository(tmp_path: Path) -> None:
+    assert git_state(tmp_path) == {"commit": None, "dirty": None}

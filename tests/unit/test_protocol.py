@@ -1,0 +1,64 @@
+import json
+
+import pytest
+
+from pipelines.contract import PipelineError
+from srbench.errors import InfrastructureError, UsageError
+from srbench.outcome import classify, of_exit
+from srbench.protocol import REPLIES, REQUESTS, Exit, Failed, Load, Timed, decode
+
+LOAD = Load(path="w", kind="mini", digest="0", synthetic=True, device="cpu", precision="fp32")
+TIMED = Timed(
+    latency_ms=0.1 + 0.2, gpu_ms=None, stages_ms={"unet": 1 / 3}, state={}, output_sha256="ab"
+)
+
+
+def test_messages_survive_the_wire() -> None:
+    assert decode(LOAD.encode(), REQUESTS) == LOAD
+    assert decode(Exit().encode(), REQUESTS) == Exit()
+    assert decode(TIMED.encode(), REPLIES) == TIMED
+    assert TIMED.encode().count(b"\n") == 1
+    assert json.loads(LOAD.encode())["type"] == "load"
+
+
+def test_line_breaks_inside_a_value_stay_inside() -> None:
+    message = Failed(outcome="crash", reason="a\nb")
+    assert message.encode().count(b"\n") == 1
+    assert decode(message.encode(), REPLIES) == message
+
+
+@pytest.mark.parametrize(
+    "line", [b"hello\n", b"[]\n", b'{"type": "nothing"}\n', b'{"type": "exit"}']
+)
+def test_what_is_not_of_the_protocol_is_refused(line: bytes) -> None:
+    with pytest.raises(InfrastructureError, match="not understood"):
+        decode(line, REPLIES)
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "words"),
+    [
+        (MemoryError(), "oom", "memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "oom", "2 GiB"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "oom", "9 bytes"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried"), "oom", "tried"),
+        (RuntimeError("shape mismatch"), "crash", "RuntimeError: shape mismatch"),
+        (PipelineError("no such size"), "unsupported", "no such size"),
+        (UsageError("no such option"), "unsupported", "no such option"),
+        (KeyError("x"), "crash", "KeyError: 'x'"),
+        (ValueError("a\nb " + "c" * 999), "crash", "ValueError: a b c"),
+    ],
+)
+def test_errors_become_outcomes_of_one_line(error: Exception, outcome: str, words: str) -> None:
+    failure = classify(error)
+    assert failure.outcome == outcome
+    assert words in failure.reason
+    assert "\n" not in failure.reason
+    assert len(failure.reason) <= 300
+
+
+def test_ends_of_a_process_are_named() -> None:
+    assert "SIGSEGV" in of_exit(-11).reason
+    assert "memory runs out" in of_exit(-9).reason
+    assert "exit code 3" in of_exit(3).reason
+    assert "signal 99" in of_exit(-99).reason
