@@ -23,11 +23,13 @@ gpu-test: .venv/installed
 full-test: .venv/installed
 	$(BIN)/pytest -m full
 
-# pip brings uv, uv installs the pinned and hashed environment: seconds instead of minutes.
+# pip brings uv, uv installs the pinned and hashed environment: seconds instead of minutes. Bytecode is
+# compiled now: imports are most of a short run.
 .venv/installed: requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes \
+		-r requirements.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 

@@ -31,7 +31,7 @@ class Settings:
         blocks: Fresh process pairs.
         pairs: Timed pairs per case in a block.
         seed: Of the block plan.
-        noise_seed: Of the posterior noise; the plan's seed when not given.
+        noise_seed: Of the posterior noise.
         options: `key=value` and `PIPELINE.key=value` assignments.
         out: Results folder.
         timeout: Seconds one step of a worker may take.
@@ -47,7 +47,7 @@ class Settings:
     blocks: int | None = None
     pairs: int | None = None
     seed: int = 0
-    noise_seed: int | None = None
+    noise_seed: int = 0
     options: tuple[str, ...] = ()
     out: Path = Path("results")
     timeout: float = 1800.0

@@ -117,7 +117,7 @@ def prepare_run(settings: Settings) -> Preparation:
         precision=settings.precision or ("fp16" if device == "cuda" else "fp32"),
         weights=_weights(settings.weights, device),
         inputs=inputs,
-        noise_seed=settings.seed if settings.noise_seed is None else settings.noise_seed,
+        noise_seed=settings.noise_seed,
         timeout_s=settings.timeout,
         gpu_uuid=None if gpu is None else gpu.uuid,
     )

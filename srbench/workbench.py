@@ -13,6 +13,7 @@ import numpy as np
 
 from srbench import protocol
 from srbench.errors import UsageError
+from srbench.fingerprint import cpu_threads
 from srbench.nvml import Monitor
 from srbench.probes.clock import synchronise, timed
 from srbench.probes.energy import joules_per_image
@@ -82,6 +83,8 @@ class Workbench:
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         self._device = request.device
+        if request.device == "cpu":
+            torch.set_num_threads(cpu_threads())
         if request.gpu_uuid is not None:
             self._monitor = Monitor(request.gpu_uuid)
         weights = WeightsSource(

@@ -9,6 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from pipelines.contract import Observer, Precision, stage
 from pipelines.diffusion import color_fix
@@ -52,9 +54,6 @@ class S3DiffBaseline(S3DiffPipeline):
         return self._options
 
     def _build(self, checkpoint: Checkpoint, device: torch.device, precision: Precision) -> None:
-        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
         arch = checkpoint.architecture
         with torch.device("meta"):
             self.unet = UNet2DConditionModel.from_config(arch.unet)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from pipelines.contract import WeightsSource
 from pipelines.diffusion.one_step import alpha_bar, predict_x0
 from pipelines.s3diff.degradation import DegradationEstimator, Modulator
-from pipelines.s3diff.expected import meta_networks
 from pipelines.s3diff.lora import LoraMerger, unet_block, vae_block
 from pipelines.s3diff.options import POSITIVE_PROMPT, TIMESTEP
 from pipelines.s3diff.prompt import PromptEncoder
@@ -36,8 +37,11 @@ def calibrate(folder: Path, image: torch.Tensor) -> Ends:
         image: LR photograph [1, 3, H, W] in [0, 1]; 4 H and 4 W must be multiples of 64.
     """
     checkpoint = read_checkpoint(WeightsSource(folder, "folder", "", synthetic=True))
-    networks: dict[str, Any] = meta_networks(checkpoint.architecture)
-    del networks["text_encoder"]
+    with torch.device("meta"):
+        networks: dict[str, Any] = {
+            "unet": UNet2DConditionModel.from_config(checkpoint.architecture.unet),
+            "vae": AutoencoderKL.from_config(checkpoint.architecture.vae),
+        }
     for name, network in networks.items():
         network.load_state_dict(getattr(checkpoint, name), assign=True)
         network.eval().requires_grad_(False)

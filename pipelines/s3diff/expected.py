@@ -48,12 +48,15 @@ def expected_tensors(architecture: Architecture) -> dict[str, Shapes]:
 def meta_networks(architecture: Architecture) -> dict[str, nn.Module]:
     """`unet`, `vae` and `text_encoder` built without storage from their configs."""
     import torch
-    from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
+    from pipelines.s3diff.options import TIMESTEP
+    from pipelines.s3diff.unet import UNet
+    from pipelines.s3diff.vae import Vae
+
     builders: dict[str, tuple[dict[str, Any], Any]] = {
-        "unet": (architecture.unet, UNet2DConditionModel.from_config),
-        "vae": (architecture.vae, AutoencoderKL.from_config),
+        "unet": (architecture.unet, lambda config: UNet(config, TIMESTEP)),
+        "vae": (architecture.vae, Vae),
         "text_encoder": (
             architecture.text_encoder,
             lambda config: CLIPTextModel(CLIPTextConfig(**config)),

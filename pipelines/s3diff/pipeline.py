@@ -20,7 +20,7 @@ from pipelines.contract import (
 )
 from pipelines.diffusion.color_fix import truncate_to_uint8
 from pipelines.s3diff.architecture import Architecture
-from pipelines.s3diff.options import MIN_SIDE, VAE_FACTOR, S3DiffOptions
+from pipelines.s3diff.options import MIN_SIDE, VAE_DECODER_PAD, VAE_FACTOR, S3DiffOptions
 from pipelines.s3diff.steps import image_to_tensor, padded_size
 from pipelines.work import WorkCounter
 
@@ -50,6 +50,7 @@ class S3DiffPipeline(ABC):
     def __init__(self, options: S3DiffOptions) -> None:
         self.architecture = Architecture.published()
         self._device: torch.device | None = None
+        self._precision = Precision.FP32
 
     @abstractmethod
     def _build(self, checkpoint: Checkpoint, device: torch.device, precision: Precision) -> None:
@@ -77,6 +78,7 @@ class S3DiffPipeline(ABC):
     ) -> None:
         self.architecture = checkpoint.architecture
         self._device = device
+        self._precision = precision
         self._build(checkpoint, device, precision)
         gc.collect()
 
@@ -149,11 +151,12 @@ class S3DiffPipeline(ABC):
     def memory_estimate(self, height: int, width: int, scale: int) -> int:
         """See `pipelines.contract.Pipeline.memory_estimate`.
 
-        The dominant tensors are full-resolution activations of the VAE's first level: about four
-        float32 maps of its widest full-resolution channel count are alive at once (counted on the
-        meta device, spec'd as "peak live activations" of an untiled decoder).
+        The VAE's full-resolution maps of its second level decide: two of them are alive over all
+        tiles, three where one tile is the whole image (counted on the meta device).
         """
-        channels = self.architecture.vae["block_out_channels"]
-        widest = int(channels[1] if len(channels) > 1 else channels[0])
-        pixels = padded_size(height * scale) * padded_size(width * scale)
-        return 4 * 4 * widest * pixels
+        rows, columns = padded_size(height * scale), padded_size(width * scale)
+        limit = VAE_FACTOR * (self.options.vae_decoder_tile + 2 * VAE_DECODER_PAD)
+        maps = 3.2 if max(rows, columns) <= limit else 2.2
+        widths = self.architecture.vae["block_out_channels"]
+        element = 2 if self._precision is Precision.FP16 else 4
+        return int(maps * element * widths[min(1, len(widths) - 1)] * rows * columns)

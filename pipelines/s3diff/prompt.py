@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from pipelines.work import note_call
 
@@ -23,8 +24,6 @@ class PromptEncoder:
     """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
-        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
         self.tokenizer = None
         if device.type != "meta":
             self.tokenizer = CLIPTokenizer.from_pretrained(checkpoint.tokenizer_folder)

@@ -107,7 +107,7 @@ def run(
     pairs: Pairs = None,
     seed: Seed = None,
     noise_seed: Annotated[
-        int | None, typer.Option(help="Of the posterior noise [default: the value of --seed]")
+        int | None, typer.Option(help="Of the posterior noise [default: 0]")
     ] = None,
     sets: Sets = None,
     out: Out = None,

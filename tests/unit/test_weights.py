@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipelines.contract import PipelineError, WeightsSource
-from pipelines.s3diff.expected import meta_networks
+from pipelines.s3diff.expected import expected_tensors, meta_networks
 from pipelines.s3diff.recipe import mini_architecture, recipe
 from pipelines.s3diff.synthesize import synthesize
 from pipelines.s3diff.weights import Checkpoint, check_folder, read_checkpoint
@@ -56,6 +56,22 @@ def test_a_good_folder_has_no_problem_and_loads_strictly(good: Path) -> None:
         network.load_state_dict(getattr(checkpoint, name), strict=True, assign=True)
     assert {t.dtype for t in checkpoint.unet.values()} == {torch.float32}
     assert (checkpoint.tokenizer_folder / "vocab.json").is_file()
+
+
+def test_names_and_shapes_are_those_of_diffusers(good: Path) -> None:
+    """Our own networks derive them, so that reading weights does not import diffusers."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    architecture = mini_architecture()
+    expected = expected_tensors(architecture)
+    with torch.device("meta"):
+        networks = {
+            "unet": UNet2DConditionModel.from_config(architecture.unet),
+            "vae": AutoencoderKL.from_config(architecture.vae),
+        }
+    for name, network in networks.items():
+        shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+        assert shapes == expected[name]
 
 
 def test_conv_in_is_the_trained_one(good: Path) -> None:

@@ -99,3 +99,11 @@ def test_numbers_are_never_replayed() -> None:
         first = replayed("key", lambda: x + 1)
         second = replayed("key", lambda: x + 2)
     assert torch.equal(first + 1, second)
+
+
+@pytest.mark.parametrize("case", PUBLISHED)
+def test_memory_estimate_is_near_the_counted_peak(case: tuple[int, int, int]) -> None:
+    width, height, scale = case
+    pipeline = S3DiffOptimized(OptimizedOptions())
+    counted = pipeline.work(height, width, scale).peak_tensor_bytes
+    assert 0.9 < pipeline.memory_estimate(height, width, scale) / counted < 1.35
