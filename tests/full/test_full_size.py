@@ -15,7 +15,7 @@ import importlib, json, resource, sys, time
 import numpy as np, torch
 from pipelines.contract import Precision
 from pipelines.s3diff.weight_sources import resolve_weights
-from srbench.cases import parse_case
+from srbench.cases import Case
 from srbench.inputs import case_input
 
 module, attribute = sys.argv[1].split(":")
@@ -25,7 +25,7 @@ pipeline.load(resolve_weights("synthetic", "cpu"), torch.device("cpu"), Precisio
 eps = []
 start = time.perf_counter()
 picture = pipeline.upscale_float(
-    case_input(parse_case("128x128x4"), None).pixels, 4, seed=0,
+    case_input(Case.parse("128x128x4"), None).pixels, 4, seed=0,
     observe=lambda name, x: eps.append(x.numpy().copy()) if name == "eps" else None,
 )
 seconds = time.perf_counter() - start

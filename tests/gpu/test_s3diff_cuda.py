@@ -9,7 +9,7 @@ from pipelines.s3diff.baseline import S3DiffBaseline
 from pipelines.s3diff.optimized import S3DiffOptimized
 from pipelines.s3diff.options import BaselineOptions, OptimizedOptions
 from pipelines.s3diff.weight_sources import resolve_weights
-from srbench.cases import parse_case
+from srbench.cases import Case
 from srbench.inputs import case_input
 
 pytestmark = [
@@ -36,7 +36,7 @@ def _run(
     pipeline.load(weights, torch.device(device), precision)
     eps: list[torch.Tensor] = []
     picture = pipeline.upscale_float(
-        case_input(parse_case("96x80x4"), None).pixels,
+        case_input(Case.parse("96x80x4"), None).pixels,
         4,
         seed=3,
         observe=lambda name, x: eps.append(x.float().cpu()) if name == "eps" else None,
