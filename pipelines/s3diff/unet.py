@@ -216,16 +216,41 @@ class TimeEmbedding(nn.Module):
         return F.silu(self.linear_2(F.silu(self.linear_1(sinusoid))))
 
 
+KINDS = frozenset({"CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"})
+FIXED = {
+    "act_fn": "silu",
+    "conv_in_kernel": 3,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "resnet_time_scale_shift": "default",
+    "transformer_layers_per_block": 1,
+    "use_linear_projection": True,
+}
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Raise ValueError unless this is a UNet of the Stable Diffusion 2 family."""
+    unknown = {*config["down_block_types"], *config["up_block_types"]} - KINDS
+    if unknown:
+        raise ValueError(f"unknown block type {sorted(unknown)[0]}")
+    for key, value in FIXED.items():
+        if config.get(key, value) != value:
+            raise ValueError(f"{key} is {config[key]!r}, Stable Diffusion 2 has {value!r}")
+
+
 class UNet(nn.Module):
     """SD 2.1 UNet for one fixed timestep.
 
     Args:
         config: The snapshot's `unet/config.json`.
         timestep: The one timestep.
+
+    Raises:
+        ValueError: The config is of another family.
     """
 
     def __init__(self, config: Mapping[str, Any], timestep: int) -> None:
         super().__init__()
+        check_config(config)
         widths: list[int] = list(config["block_out_channels"])
         depth: int = config["layers_per_block"]
         heads = config.get("num_attention_heads") or config["attention_head_dim"]

@@ -44,7 +44,7 @@ for case in sys.argv[5:]:
         pipeline.load(source, torch.device("cpu"), Precision.FP32)
         arguments = golden["lr"], params["scale"]
         found[fix] = pipeline.upscale(*arguments, seed=params["seed"])
-    pipeline.upscale_float(
+    found["adain_float"] = pipeline.upscale_float(
         *arguments, seed=params["seed"], observe=lambda n, x: found.setdefault(n, x.numpy().copy())
     )
     np.savez(Path(out, f"{attribute}_{case}.npz"), **found)
@@ -90,8 +90,17 @@ def test_pictures(results: Path, pipeline: str, case: str, fix: str, worst: int)
     found, golden = _load(results, pipeline, case)
     wanted = golden["nofix" if fix == "none" else fix].astype(int)
     difference = np.abs(found[fix].astype(int) - wanted)
-    assert (difference == 0).mean() >= 0.999
     assert difference.max() <= worst
+    equal = difference == 0
+    if fix == "adain" and "optimized" in pipeline:
+        equal |= _on_the_edge(found["adain_float"], wanted)
+    assert equal.mean() >= 0.999
+
+
+def _on_the_edge(picture: Any, wanted: Any) -> Any:
+    """Where 2e-3 of a level decides: one input level, thousands of pixels, on either side."""
+    levels = picture * 255
+    return (np.floor(levels - 2e-3) <= wanted) & (wanted <= np.floor(levels + 2e-3))
 
 
 @pytest.mark.parametrize("case", CASES)
