@@ -94,13 +94,12 @@ class _LazyProvider:
     def _prepare(self, metric: str) -> Callable[[Any, Any], Any] | str:
         if have_lpips():
             os.environ["TORCH_HOME"] = str(torch_home())
+        elif metric == "lpips":  # both libraries would download, which nobody asked for
+            return "its weights are missing; `srbench weights fetch --metrics` gets them"
         try:
             return self._build(metric)
         except _UNAVAILABLE as error:
-            hint = (
-                "; `srbench weights fetch --metrics` gets its weights" if metric == "lpips" else ""
-            )
-            return f"{self.name} cannot compute it here ({_first_line(error)}){hint}"
+            return f"{self.name} cannot compute it here ({_first_line(error)})"
 
     def _build(self, metric: str) -> Callable[[Any, Any], Any]:
         raise NotImplementedError
@@ -118,7 +117,7 @@ class PyiqaProvider(_LazyProvider):
 
         self._version = _version("pyiqa")
         studio = {"test_y_channel": True, "color_space": "ycbcr"}
-        heads = {"pretrained_model_path": str(heads_file())} if have_lpips() else {}
+        heads = {"pretrained_model_path": str(heads_file())}
         special: dict[str, tuple[str, dict[str, Any]]] = {
             "psnr": ("psnr", studio),
             "psnr_rgb": ("psnr", {"test_y_channel": False}),

@@ -20,7 +20,7 @@ from srbench.inputs import case_input
 
 module, attribute = sys.argv[1].split(":")
 kind = getattr(importlib.import_module(module), attribute)
-pipeline = kind(kind.Options())
+pipeline = kind(kind.Options(color_fix="none"))
 pipeline.load(resolve_weights("synthetic", "cpu"), torch.device("cpu"), Precision.FP32)
 eps = []
 start = time.perf_counter()
