@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pipelines.s3diff.weights import Checkpoint
 
 
-class S3DiffBaseline(S3DiffPipeline):
+class S3DiffBaseline(S3DiffPipeline[BaselineOptions]):
     """Per-tile execution, two UNet calls a tile, run-time LoRA, prompts encoded each image.
 
     `fp16` keeps float32 weights under fp16 autocast, as the published fp16 figures were taken.
@@ -43,15 +43,6 @@ class S3DiffBaseline(S3DiffPipeline):
     name: ClassVar[str] = "s3diff-baseline"
     version: ClassVar[str] = "1"
     Options: ClassVar[type] = BaselineOptions
-
-    def __init__(self, options: BaselineOptions) -> None:
-        super().__init__(options)
-        self._options = options
-
-    @property
-    def options(self) -> BaselineOptions:
-        """The options given at construction."""
-        return self._options
 
     def _build(self, checkpoint: Checkpoint, device: torch.device, precision: Precision) -> None:
         arch = checkpoint.architecture

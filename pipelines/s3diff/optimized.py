@@ -71,21 +71,12 @@ class Adapters:
             layer.modulation = matrices[:, self._block(path)]
 
 
-class S3DiffOptimized(S3DiffPipeline):
+class S3DiffOptimized(S3DiffPipeline[OptimizedOptions]):
     """Lock-step tiles on the device, merged adapters, batched tiles and prompts."""
 
     name: ClassVar[str] = "s3diff-optimized"
     version: ClassVar[str] = "1"
     Options: ClassVar[type] = OptimizedOptions
-
-    def __init__(self, options: OptimizedOptions) -> None:
-        super().__init__(options)
-        self._options = options
-
-    @property
-    def options(self) -> OptimizedOptions:
-        """The options given at construction."""
-        return self._options
 
     def _build(self, checkpoint: Checkpoint, device: torch.device, precision: Precision) -> None:
         arch, options = checkpoint.architecture, self.options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import torch
 
@@ -31,11 +31,14 @@ if TYPE_CHECKING:
     from pipelines.s3diff.weights import Checkpoint
 
 
+OptionsT = TypeVar("OptionsT", bound=S3DiffOptions)
+
+
 def _ignore(name: str, tensor: torch.Tensor) -> None:
     """An observer that does not look."""
 
 
-class S3DiffPipeline(ABC):
+class S3DiffPipeline(ABC, Generic[OptionsT]):
     """One S3Diff pipeline; subclasses build networks from a checkpoint and infer."""
 
     name: ClassVar[str]
@@ -47,7 +50,8 @@ class S3DiffPipeline(ABC):
         Precision.FP16: Tier.REDUCED,
     }
 
-    def __init__(self, options: S3DiffOptions) -> None:
+    def __init__(self, options: OptionsT) -> None:
+        self.options = options
         self.architecture = Architecture.published()
         self._device: torch.device | None = None
         self._precision = Precision.FP32
@@ -82,7 +86,7 @@ class S3DiffPipeline(ABC):
         self._build(checkpoint, device, precision)
         gc.collect()
 
-    def prepare(self, height: int, width: int, scale: int) -> None:  # noqa: B027
+    def prepare(self, height: int, width: int, scale: int) -> None:
         """Nothing to prepare: neither pipeline compiles."""
 
     def upscale(self, image: NDArray[np.uint8], scale: int, *, seed: int) -> NDArray[np.uint8]:
@@ -142,11 +146,6 @@ class S3DiffPipeline(ABC):
         with WorkCounter() as counter:
             twin._infer(image, scale, noise, _ignore)
         return counter.counts()
-
-    @property
-    @abstractmethod
-    def options(self) -> S3DiffOptions:
-        """The options given at construction."""
 
     def memory_estimate(self, height: int, width: int, scale: int) -> int:
         """See `pipelines.contract.Pipeline.memory_estimate`.

@@ -13,6 +13,7 @@ import typer
 
 from pipelines.contract import PipelineError
 from srbench.cli import images as images
+from srbench.cli import inspect as inspect
 from srbench.cli import judge as judge
 from srbench.cli import measure as measure
 from srbench.errors import ExitCode, SrbenchError
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _room in (measure, judge, images):
+for _room in (measure, inspect, judge, images):
     _room.register(app)
 
 

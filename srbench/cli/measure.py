@@ -86,10 +86,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
-    from srbench.cli.inspect import register as register_looking
-
     app.command(cls=ListCommand)(run)
-    register_looking(app)
 
 
 def run(
