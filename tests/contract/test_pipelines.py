@@ -1,0 +1,156 @@
+"""Every built-in pipeline keeps `pipelines.contract.Pipeline`, on the `mini` weights."""
+
+from dataclasses import FrozenInstanceError, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.contract import (
+    STAGES,
+    PipelineError,
+    Precision,
+    Tier,
+    WeightsSource,
+    listening,
+    posterior_noise,
+)
+from pipelines.s3diff.weight_sources import resolve_weights
+from srbench.registry import BUILT_IN, load_pipeline
+
+TILES = {"latent_tile": 16, "latent_overlap": 4, "vae_encoder_tile": 64, "vae_decoder_tile": 8}
+IMAGE = np.random.RandomState(5).randint(0, 256, (24, 33, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def weights() -> WeightsSource:
+    return resolve_weights("mini", "cpu")
+
+
+def loaded(name: str, weights: WeightsSource, **options: Any) -> Any:
+    kind = load_pipeline(name)
+    pipeline = kind(kind.Options(**options))
+    pipeline.load(weights, torch.device("cpu"), Precision.FP32)
+    return pipeline
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_declared_facts(name: str) -> None:
+    kind = load_pipeline(name)
+    assert kind.name == name
+    assert kind.version
+    assert set(kind.tiers) == set(kind.precisions)
+    assert kind.tiers[Precision.FP32] is Tier.EXACT
+    assert is_dataclass(kind.Options)
+    with pytest.raises(FrozenInstanceError):
+        setattr(kind.Options(), fields(kind.Options)[0].name, None)
+
+
+@pytest.mark.parametrize("options", [{}, TILES], ids=["untiled", "tiled"])
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_pictures(name: str, options: dict[str, int], weights: WeightsSource) -> None:
+    pipeline = loaded(name, weights, **options)
+    before = IMAGE.copy()
+    seen: dict[str, tuple[int, ...]] = {}
+    exact = pipeline.upscale_float(
+        IMAGE, 3, seed=1, observe=lambda n, x: seen.setdefault(n, tuple(x.shape))
+    )
+    picture = pipeline.upscale(IMAGE, 3, seed=1)
+    assert np.array_equal(IMAGE, before)
+    assert exact.shape == picture.shape == (72, 99, 3)
+    assert (exact.dtype, picture.dtype) == (np.float32, np.uint8)
+    assert exact.min() >= 0
+    assert exact.max() <= 1
+    assert np.array_equal((exact * np.float32(255)).astype(np.uint8), picture)
+    assert np.array_equal(pipeline.upscale(IMAGE, 3, seed=1), picture)
+    assert not np.array_equal(pipeline.upscale(IMAGE, 3, seed=2), picture)
+    assert seen["eps"] == seen["x0"] == seen["latent"] == (1, 4, 16, 16)
+    assert seen["deg_score"] == (1, 2)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_stages_are_those_of_the_contract(name: str, weights: WeightsSource) -> None:
+    pipeline = loaded(name, weights)
+    order: list[str] = []
+
+    class Listener:
+        def enter(self, name: str) -> None:
+            order.append(name)
+
+        def exit(self, name: str) -> None:
+            assert order[-1] == name, "stages must not nest"
+
+    with listening(Listener()):
+        pipeline.upscale(IMAGE, 2, seed=0)
+    assert set(order) == set(STAGES)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_small_sides_and_missing_weights_are_refused(name: str, weights: WeightsSource) -> None:
+    kind = load_pipeline(name)
+    with pytest.raises(PipelineError, match="load weights"):
+        kind(kind.Options()).upscale(IMAGE, 2, seed=0)
+    with pytest.raises(PipelineError, match="at least 16"):
+        loaded(name, weights).upscale(IMAGE[:15], 2, seed=0)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_work_is_counted_alike_on_the_meta_device_and_in_a_real_run(
+    name: str, weights: WeightsSource
+) -> None:
+    from pipelines.work import WorkCounter
+
+    pipeline = loaded(name, weights, **TILES)
+    predicted = pipeline.work(24, 33, 3)
+    with WorkCounter() as counter:
+        pipeline.upscale(IMAGE, 3, seed=0)
+    real = counter.counts()
+    assert real.total_flops == predicted.total_flops
+    assert real.calls == predicted.calls
+    assert real.host_device_bytes == predicted.host_device_bytes
+
+
+@pytest.mark.parametrize(
+    "switched_off",
+    [
+        "cache_prompts",
+        "merge_lora",
+        "fold_time",
+        "share_prefix",
+        "cache_text_kv",
+        "channels_last",
+        "device_color_fix",
+        "batch_prompts",
+    ],
+)
+def test_every_optimization_can_be_switched_off(switched_off: str, weights: WeightsSource) -> None:
+    switches = {switched_off: False}
+    if switched_off == "batch_prompts":
+        switches["share_prefix"] = False
+    with_all = loaded("s3diff-optimized", weights, **TILES).upscale_float(IMAGE, 3, seed=0)
+    without = loaded("s3diff-optimized", weights, **TILES, **switches).upscale_float(
+        IMAGE, 3, seed=0
+    )
+    assert np.mean((with_all - without) ** 2, dtype=np.float64) <= 1e-6
+
+
+def test_as_shipped_changes_time_only(weights: WeightsSource) -> None:
+    clean = loaded("s3diff-baseline", weights, **TILES).upscale(IMAGE, 3, seed=0)
+    shipped = loaded("s3diff-baseline", weights, **TILES, as_shipped=True)
+    assert np.array_equal(shipped.upscale(IMAGE, 3, seed=0), clean)
+
+
+def test_a_batch_of_tiles_is_worth_its_tiles(weights: WeightsSource) -> None:
+    one, many = (
+        loaded("s3diff-optimized", weights, **TILES, tile_batch=size).upscale_float(
+            IMAGE, 3, seed=0
+        )
+        for size in (1, 7)
+    )
+    assert np.mean((one - many) ** 2, dtype=np.float64) <= 1e-6
+
+
+def test_noise_is_that_of_the_global_generator() -> None:
+    torch.manual_seed(1234)
+    assert torch.equal(posterior_noise(1234, (1, 4, 9, 7)), torch.randn(1, 4, 9, 7))
