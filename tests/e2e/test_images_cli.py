@@ -8,28 +8,19 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from skimage import data
 
-from srbench.cli import main
 from srbench.images import read_image, write_image
+from tests.e2e.conftest import Srbench
 
 pytestmark = pytest.mark.e2e
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Srbench = Callable[..., Done]
 UPSCALE = ("--pipeline", "s3diff-baseline", "--scale", "2", "--device", "cpu")
 
 
@@ -38,26 +29,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture
-def srbench(
-    tmp_path: Path,
-    cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Srbench:
-    """Run one command line in an empty folder, with the same cache in every test."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def _caches(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same srbench cache in every test, an empty hub cache in each."""
     monkeypatch.setenv("SRBENCH_CACHE", str(cache))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-
-    def call(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["srbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        captured = capsys.readouterr()
-        return Done(int(exit_.value.code or 0), captured.out, captured.err)
-
-    return call
 
 
 @pytest.fixture

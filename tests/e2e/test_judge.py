@@ -5,43 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 from xml.etree import ElementTree
 
 import pytest
 
-from srbench.cli import main
+from tests.e2e.conftest import Srbench
 from tests.factories import CASES, change_fidelity, change_head, make_run, write_run
 
 pytestmark = pytest.mark.e2e
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Srbench = Callable[..., Done]
-
-
-@pytest.fixture
-def srbench(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Srbench:
-    """Run one command line in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["srbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        captured = capsys.readouterr()
-        return Done(int(exit_.value.code or 0), captured.out, captured.err)
-
-    return call
 
 
 @pytest.fixture
