@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -49,6 +50,13 @@ def note_transfer(tensor: torch.Tensor) -> None:
         _active.host_device_bytes += tensor.numel() * tensor.element_size()
 
 
+def _autocast_device() -> str | None:
+    for device in ("cuda", "cpu"):
+        if torch.is_autocast_enabled(device):
+            return device
+    return None
+
+
 def replayed(key: Hashable, run: Callable[[], torch.Tensor]) -> torch.Tensor:
     """Run a call that repeats alike (a UNet tile); on the meta device count it only once.
 
@@ -76,8 +84,8 @@ class _Recording:
     result: torch.Tensor
 
 
-class _Attention(TorchFunctionMode):
-    """Sees `scaled_dot_product_attention` before it picks a device's kernel."""
+class _Functions(TorchFunctionMode):
+    """Sees calls before dispatch: attention before it picks a device's kernel, and autocast."""
 
     def __init__(self, counter: WorkCounter) -> None:
         super().__init__()
@@ -87,6 +95,7 @@ class _Attention(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        self.counter.autocast = _autocast_device()
         if func is not torch.nn.functional.scaled_dot_product_attention:
             return func(*args, **kwargs)
         query = kwargs.get("query", args[0] if args else None)
@@ -125,7 +134,7 @@ class _Operators(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func._overloadpacket not in flop_registry:
-            with self:
+            with self, self.counter.autocast_again():
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
@@ -147,11 +156,12 @@ class WorkCounter:
         self.host_device_bytes = 0
         self.peak_bytes = 0
         self.depth = 0
+        self.autocast: str | None = None
         self._live_bytes = 0
         self._stage = "other"
         self._storages: dict[int, weakref.ref[Any]] = {}
         self._recorded: dict[Hashable, _Recording] = {}
-        self._modes = (_Attention(self), _Operators(self))
+        self._modes = (_Functions(self), _Operators(self))
         self._listening = listening(self)
 
     def enter(self, name: str) -> None:
@@ -177,6 +187,12 @@ class WorkCounter:
                 self.flops - flops, self.calls - calls, self.launches - launches, result
             )
         return result
+
+    def autocast_again(self) -> AbstractContextManager[object]:
+        """Autocast as the caller has it: below the dispatcher it is already passed."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.autocast, torch.get_autocast_dtype(self.autocast))
 
     def fused(self, flops: int) -> _Fused:
         """Count the block as one launch of `flops`."""

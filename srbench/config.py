@@ -155,14 +155,20 @@ def _precision(value: Any, where: str) -> str:
     return text
 
 
-def _whole(least: int) -> Callable[[Any, str], int]:
+MAX_SEED = 2**63 - 1
+
+
+def _whole(least: int, most: int = MAX_SEED) -> Callable[[Any, str], int]:
     def convert(value: Any, where: str) -> int:
         try:
             number = int(value) if isinstance(value, str) else value
         except ValueError:
             number = None
-        if not isinstance(number, int) or isinstance(number, bool) or number < least:
-            raise UsageError(f"{where}: expected a whole number of at least {least}, got {value!r}")
+        if not isinstance(number, int) or isinstance(number, bool):
+            number = least - 1
+        if not least <= number <= most:
+            bound = f"at most {most}" if number > most else f"at least {least}"
+            raise UsageError(f"{where}: expected a whole number of {bound}, got {value!r}")
         return number
 
     return convert

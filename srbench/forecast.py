@@ -85,7 +85,10 @@ def forecast(plan: Plan, profile: Profile, results: Path) -> Forecast:
     for path in reversed(list_runs(results)):
         if path.parent.name != profile.name:
             continue
-        run = read_run(path)
+        try:
+            run = read_run(path)
+        except UsageError:  # damaged, or of a newer srbench: no help for a guess
+            continue
         times = {
             (case, arm): statistics.median(latencies) / 1000
             for case in plan.cases

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import types
 from collections.abc import Iterable, Mapping, Sequence
@@ -220,9 +221,14 @@ def _parse(key: str, text: str, kind: Any) -> Any:
         return matching[0] if matching else _refuse(key, text, _either([m.value for m in kind]))
     if kind in (int, float):
         try:
-            return kind(text)
+            number = kind(text)
         except ValueError:
-            return _refuse(key, text, "a whole number" if kind is int else "a number")
+            number = math.nan
+        return (
+            number
+            if math.isfinite(number)
+            else _refuse(key, text, "a whole number" if kind is int else "a number")
+        )
     return text
 
 

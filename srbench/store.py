@@ -20,6 +20,7 @@ from srbench.records import (
     Record,
     Run,
     RunRecord,
+    Sample,
 )
 
 SUFFIX = ".jsonl"
@@ -198,14 +199,17 @@ def _head(path: Path, lines: list[Any]) -> RunRecord:
 
 def _record(path: Path, number: int, line: Any) -> Record | None:
     """A line as its record; None for kinds that a later minor version added."""
-    kind = _KINDS.get(line.get("kind", "")) if isinstance(line, dict) else None
-    if kind is None:
-        if isinstance(line, dict) and "kind" in line:
-            return None
+    name = line.get("kind") if isinstance(line, dict) else None
+    if not isinstance(name, str):
         raise UsageError(f"{path}: line {number} is damaged (no record)")
+    kind = _KINDS.get(name)
+    if kind is None:
+        return None
     try:
+        for sample in line.get("samples", ()):
+            Sample.from_json(sample)
         return kind.from_json(line)
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:
         raise UsageError(f"{path}: line {number} is damaged ({error})") from error
 
 

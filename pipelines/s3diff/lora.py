@@ -61,14 +61,15 @@ class ModulatedLora(nn.Module):
         modulation = self.modulation
         if modulation is None:
             raise RuntimeError("modulation is not set")
-        modulation = modulation.to(x.dtype)
         y: torch.Tensor = self.base(x)
         if isinstance(self.base, nn.Conv2d):
             low = F.conv2d(x, self.down, None, self.base.stride, self.base.padding)
-            low = torch.einsum("bkhw,bkr->brhw", low, modulation.expand(low.shape[0], -1, -1))
+            matrices = modulation.to(low.dtype).expand(low.shape[0], -1, -1)
+            low = torch.einsum("bkhw,bkr->brhw", low, matrices)
             return y + F.conv2d(low, self.up) * self.scale
         low = F.linear(x, self.down)
-        low = torch.einsum("b...k,bkr->b...r", low, modulation.expand(low.shape[0], -1, -1))
+        matrices = modulation.to(low.dtype).expand(low.shape[0], -1, -1)
+        low = torch.einsum("b...k,bkr->b...r", low, matrices)
         return y + F.linear(low, self.up) * self.scale
 
 

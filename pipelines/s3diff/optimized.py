@@ -7,7 +7,6 @@ one-step formula multiplies their errors by 14.6.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
@@ -77,6 +76,9 @@ class S3DiffOptimized(S3DiffPipeline[OptimizedOptions]):
     name: ClassVar[str] = "s3diff-optimized"
     version: ClassVar[str] = "1"
     Options: ClassVar[type] = OptimizedOptions
+
+    _blend_key: object = None
+    _blend_shares: torch.Tensor
 
     def _build(self, checkpoint: Checkpoint, device: torch.device, precision: Precision) -> None:
         arch, options = checkpoint.architecture, self.options
@@ -188,9 +190,7 @@ class S3DiffOptimized(S3DiffPipeline[OptimizedOptions]):
         ]
         if len(windows) == 1:
             return self._guided(latent, prompts, text)
-        blend = _blend_weights(
-            geometry.offsets, height, *latent.shape[-2:], latent.device, latent.dtype
-        )
+        blend = self._blend(geometry.offsets, height, latent)
         eps = torch.zeros_like(latent)
         step = self.options.tile_batch
         for start in range(0, len(windows), step):
@@ -200,6 +200,16 @@ class S3DiffOptimized(S3DiffPipeline[OptimizedOptions]):
             for index, window in enumerate(members):
                 eps[window] += predicted[index : index + 1] * blend[start + index]
         return eps
+
+    def _blend(
+        self, offsets: tuple[tuple[int, int], ...], side: int, latent: torch.Tensor
+    ) -> torch.Tensor:
+        """Blend weights of the last geometry, kept on the device from image to image."""
+        key = (offsets, side, latent.shape)
+        if self._blend_key != key:
+            shares = _blend_weights(offsets, side, *latent.shape[-2:])
+            self._blend_key, self._blend_shares = key, shares.to(latent.device, latent.dtype)
+        return self._blend_shares
 
     def _guided(
         self, tiles: torch.Tensor, prompts: torch.Tensor, text: list[TextKV] | None
@@ -239,16 +249,10 @@ class S3DiffOptimized(S3DiffPipeline[OptimizedOptions]):
         return wavelet(*eight_bit)[0]
 
 
-@lru_cache(maxsize=4)
 def _blend_weights(
-    offsets: tuple[tuple[int, int], ...],
-    side: int,
-    height: int,
-    width: int,
-    device: torch.device,
-    dtype: torch.dtype,
+    offsets: tuple[tuple[int, int], ...], side: int, height: int, width: int
 ) -> torch.Tensor:
-    """Weights of each tile divided by their sum over tiles, [tiles, side, side].
+    """Weights of each tile divided by their sum over tiles, [tiles, side, side], float64.
 
     Divided in float64 once: in corners the raw weights are 3e-10.
     """
@@ -257,4 +261,4 @@ def _blend_weights(
     for top, left in offsets:
         total[top : top + side, left : left + side] += weights
     shares = [weights / total[top : top + side, left : left + side] for top, left in offsets]
-    return torch.stack(shares).to(device, dtype)
+    return torch.stack(shares)

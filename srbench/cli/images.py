@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.contract import Precision
+from srbench.config import MAX_SEED
 from srbench.errors import InfrastructureError, UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ def upscale(
     pipeline: Annotated[str, typer.Option(help="Pipeline name or module:attribute.")],
     scale: Annotated[int, typer.Option(help="Whole factor, 1 to 8.")],
     weights: Weights = None,
-    seed: Annotated[int, typer.Option(help="Seed of the posterior noise.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the posterior noise.", min=0, max=MAX_SEED)
+    ] = 0,
     color_fix: Annotated[str | None, typer.Option(help="`wavelet`, `adain` or `none`.")] = None,
     precision: Annotated[
         str | None, typer.Option(help="`fp32` or `fp16` [default: fp16 on cuda, fp32 on cpu]")

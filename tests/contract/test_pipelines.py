@@ -154,3 +154,28 @@ def test_a_batch_of_tiles_is_worth_its_tiles(weights: WeightsSource) -> None:
 def test_noise_is_that_of_the_global_generator() -> None:
     torch.manual_seed(1234)
     assert torch.equal(posterior_noise(1234, (1, 4, 9, 7)), torch.randn(1, 4, 9, 7))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_work_is_the_same_on_every_call(name: str) -> None:
+    kind = load_pipeline(name)
+    options = {"latent_tile": 8, "latent_overlap": 2}
+    assert kind(kind.Options(**options)).work(40, 40, 2) == kind(kind.Options(**options)).work(
+        40, 40, 2
+    )
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_counting_keeps_the_fp16_arithmetic(name: str, weights: WeightsSource) -> None:
+    """Taking operators apart must not lose autocast; fused kernels may round otherwise."""
+    from pipelines.work import WorkCounter
+
+    kind = load_pipeline(name)
+    pipeline = kind(kind.Options())
+    pipeline.load(weights, torch.device("cpu"), Precision.FP16)
+    image = IMAGE[:16, :16]
+    plain = pipeline.upscale_float(image, 2, seed=0)
+    with WorkCounter() as counter:
+        counted = pipeline.upscale_float(image, 2, seed=0)
+    assert np.mean((plain - counted) ** 2, dtype=np.float64) <= 10**-4.5
+    assert counter.counts().calls["unet"] == 2

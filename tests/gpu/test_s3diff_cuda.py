@@ -72,7 +72,9 @@ def test_fp16_is_no_worse_than_the_baselines_own(
 ) -> None:
     published = _run(S3DiffBaseline, BaselineOptions(**TILES), weights, "cuda", Precision.FP16)
     ours = _run(S3DiffOptimized, OptimizedOptions(**TILES), weights, "cuda", Precision.FP16)
-    assert np.linalg.norm(ours[1] - reference[1]) / np.linalg.norm(reference[1]) <= 2e-3
+    assert np.linalg.norm(ours[1] - reference[1]) <= 1.05 * np.linalg.norm(
+        published[1] - reference[1]
+    )
     assert _psnr(ours[0], reference[0]) >= 40
     assert _psnr(ours[0], reference[0]) >= _psnr(published[0], reference[0]) - 0.5
 

@@ -204,3 +204,14 @@ def test_folders_are_checked_before_the_run(tmp_path: Path) -> None:
         RunWriter.create(tmp_path / "file", head()),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    "line", ['{"kind": []}', '{"kind": "cell", "samples": [{"pair": 0}]}', '{"kind": "cell"}', "[]"]
+)
+def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
+    path = write(tmp_path, cell(0), block(0), END)
+    first, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([first, line, *rest]) + "\n")
+    with pytest.raises(UsageError, match="line 2 is damaged"):
+        read_run(path)
