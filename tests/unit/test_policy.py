@@ -52,7 +52,7 @@ def test_overrides(tmp_path: Path) -> None:
     """
     policy = load_policy(_file(tmp_path, text))
     assert policy.memory_floor_mib == 8.0
-    assert policy.tiers["reduced"] == TierLimits(40.0, 30.0, 0.02, 2e-3)
+    assert policy.tiers["reduced"] == TierLimits(40.0, 30.0, 0.02, 2.8e-3)
     assert policy.tiers["exact"] == DEFAULT_TIERS["exact"]
     assert policy.for_case("128x128x4").margin == 0.08
     assert policy.for_case("512x512x2").margin == 0.05
