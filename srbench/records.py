@@ -52,6 +52,12 @@ class RunRecord(Record):
         blocks, pairs, seed, noise_seed: The block plan and its seeds.
         fingerprint: Machine, driver, versions, commit; see `srbench.fingerprint`.
         argv: The command line.
+        purpose: `run`; `aa` (the same pipeline in both arms); `work` (counters only, device
+            `meta`); `simulation` (a fake device: nothing in the file was measured).
+        arms: Arm name -> {`pipeline`, `revision` (as typed, or null), `commit` (its hash, or null)}.
+        looks: Numbers of blocks after which a sequential run may end; empty for a fixed number.
+        pairing: `interleaved` (both workers warm, images in turns) or `block` (one after the other,
+            where both do not fit on the device).
     """
 
     kind: ClassVar[str] = "run"
@@ -76,6 +82,10 @@ class RunRecord(Record):
     noise_seed: int
     fingerprint: dict[str, Any]
     argv: list[str]
+    purpose: str = "run"
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    looks: list[int] = field(default_factory=list)
+    pairing: str = "interleaved"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +98,8 @@ class Sample(Record):
         latency_ms: Wall time of `upscale` around a device synchronise.
         gpu_ms: Time between CUDA events around the image; null on CPU.
         stages_ms: Stage -> time (CUDA events, or wall clock on CPU).
-        state: Clocks, power, temperature, throttle reasons around the sample; empty on CPU.
+        state: `before` and `after` -> `sm_clock_mhz`, `power_w`, `temperature_c`,
+            `throttle_reasons` (NVML bit mask), `foreign_pids`; empty on CPU.
         output_sha256: Of the uint8 output, so that the timed path is the checked path.
     """
 
@@ -119,7 +130,9 @@ class CellRecord(Record):
         memory: Of the solo phase, null where not measurable here: `peak_tensor_bytes`,
             `allocator_peak_bytes`, `reserved_peak_bytes`, `process_vram_bytes`, `rss_peak_bytes`.
         work: Counters of the solo phase: `launches`, `host_device_bytes`, `calls`.
-        energy_j: Joules per image, null where not measured.
+        energy_j: Joules per image, gross, null where not measured.
+        energy: What is behind it: `gross_j`, `net_j` (less what the idle card draws), `polled_j`
+            (integral of polled power) an image; `idle_w`, `window_s`, `images`.
     """
 
     kind: ClassVar[str] = "cell"
@@ -135,6 +148,7 @@ class CellRecord(Record):
     memory: dict[str, int | None] = field(default_factory=dict)
     work: dict[str, Any] = field(default_factory=dict)
     energy_j: float | None = None
+    energy: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +158,9 @@ class FidelityRecord(Record):
     Attributes:
         case: Case name.
         pipeline: The arm judged.
-        reference: The arm (`s3diff-baseline`) or role (`fp32`, `hr`) it is held against.
+        reference: The arm (`s3diff-baseline`) it is held against, or a role: `fp32` (the baseline
+            pipeline in float32), `repeat` (the arm's own second picture), `other_seed` (the arm's
+            own picture with other noise).
         metrics: Metric -> value. `psnr` (8-bit RGB), `psnr_float`, `ssim` (Y), `lpips`,
             `worst_block_psnr` (lowest over 64x64 blocks of the 8-bit picture), `eps_relative_l2`,
             `max_abs_diff` (8-bit levels).
@@ -180,12 +196,36 @@ class BlockRecord(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VoidRecord(Record):
+    """The block's cells above this line do not count: something disturbed them. It is repeated.
+
+    Attributes:
+        block: Block index.
+        attempt: Of this block, from 1.
+        reasons: What was seen: thermal throttling, a foreign process.
+    """
+
+    kind: ClassVar[str] = "void"
+    block: int
+    attempt: int
+    finished_at: str
+    reasons: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndRecord(Record):
-    """Last line of a finished run."""
+    """Last line of a finished run.
+
+    Attributes:
+        finished_at: ISO 8601, UTC.
+        interrupted: Ctrl-C; the run counts as unfinished.
+        decided_at: Blocks after which a sequential run was decided; null otherwise.
+    """
 
     kind: ClassVar[str] = "end"
     finished_at: str
     interrupted: bool = False
+    decided_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,3 +237,4 @@ class Run:
     fidelity: list[FidelityRecord]
     finished_blocks: set[int]
     ended: bool
+    voids: list[VoidRecord] = field(default_factory=list)

@@ -21,13 +21,15 @@ from srbench.records import (
     Run,
     RunRecord,
     Sample,
+    VoidRecord,
 )
 
 SUFFIX = ".jsonl"
 NOT_PROFILES = ("baselines", "noise")
 """Folders beside those of the profiles."""
 _KINDS: dict[str, type[Record]] = {
-    cls.kind: cls for cls in (RunRecord, CellRecord, FidelityRecord, BlockRecord, EndRecord)
+    cls.kind: cls
+    for cls in (RunRecord, CellRecord, FidelityRecord, BlockRecord, VoidRecord, EndRecord)
 }
 
 
@@ -142,6 +144,7 @@ def read_run(path: Path) -> Run:
     cells: dict[tuple[int, str, str], CellRecord] = {}
     fidelity: dict[tuple[str, str, str], FidelityRecord] = {}
     finished: set[int] = set()
+    voids: list[VoidRecord] = []
     ended, last_block = False, -1
     for record in records:
         match record:
@@ -152,6 +155,9 @@ def read_run(path: Path) -> Run:
                 fidelity[record.case, record.pipeline, record.reference] = record
             case BlockRecord():
                 finished.add(record.block)
+            case VoidRecord():
+                voids.append(record)
+                cells = {key: cell for key, cell in cells.items() if key[0] != record.block}
             case EndRecord():
                 ended = not record.interrupted
     return Run(
@@ -160,6 +166,7 @@ def read_run(path: Path) -> Run:
         fidelity=list(fidelity.values()),
         finished_blocks=finished,
         ended=ended,
+        voids=voids,
     )
 
 
