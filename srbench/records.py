@@ -54,10 +54,10 @@ class RunRecord(Record):
         argv: The command line.
         purpose: `run`; `aa` (the same pipeline in both arms); `work` (counters only, device
             `meta`); `simulation` (a fake device: nothing in the file was measured).
-        arms: Arm name -> {`pipeline`, `revision` (as typed, or null), `commit` (its hash, or null)}.
+        arms: Arm name -> {`pipeline`, `revision` (as typed or null), `commit` (hash or null)}.
         looks: Numbers of blocks after which a sequential run may end; empty for a fixed number.
-        pairing: `interleaved` (both workers warm, images in turns) or `block` (one after the other,
-            where both do not fit on the device).
+        pairing: `interleaved` (both workers warm, images in turns) or `block` (one worker after
+            the other, where both do not fit on the device).
     """
 
     kind: ClassVar[str] = "run"
