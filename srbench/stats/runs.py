@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import log
+from statistics import median
 
 from srbench.errors import SrbenchError
 from srbench.records import CellRecord, Run
@@ -59,6 +61,31 @@ def geomean_log_ratios(run: Run, cases: Iterable[str], candidate: str) -> list[f
     """Per-block mean of d over those of the cases that have any block."""
     cells = [block_log_ratios(run, case, candidate) for case in cases]
     return geometric_mean_blocks([cell for cell in cells if cell])
+
+
+def order_log_ratios(run: Run, case: str, candidate: str) -> dict[int, float]:
+    """Block -> what going second in a pair adds to the log time of an image.
+
+    Half of what separates d of the pairs that the baseline opened from d of those that the
+    candidate opened; any difference between the arms is in both and cancels. A block without
+    pairs of both kinds says nothing and is left out.
+    """
+    baseline = {cell.block: cell for cell in cells_of(run, case, baseline_arm(run))}
+    effects: dict[int, float] = {}
+    for cell in cells_of(run, case, candidate):
+        other = baseline.get(cell.block)
+        if other is None or cell.outcome != "ok" or other.outcome != "ok":
+            continue
+        ours, theirs = _by_pair(run, cell), _by_pair(run, other)
+        turns = {int(sample["pair"]): int(sample["position"]) for sample in cell.samples}
+        opened: tuple[list[float], list[float]] = ([], [])
+        for sample in other.samples:
+            if (pair := int(sample["pair"])) in ours:
+                candidate_first = turns[pair] < int(sample["position"])
+                opened[candidate_first].append(log(ours[pair] / theirs[pair]))
+        if all(opened):
+            effects[cell.block] = (median(opened[0]) - median(opened[1])) / 2
+    return effects
 
 
 def _by_pair(run: Run, cell: CellRecord) -> dict[int, float]:

@@ -1,0 +1,156 @@
+"""The measured noise of a machine: `results/noise/<profile>.json`, written by `srbench aa`."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from math import expm1, isfinite
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from srbench.errors import UsageError
+from srbench.stats.power import minimum_detectable_effect
+from srbench.stats.sequential import look_for
+
+GEOMEAN = "geomean"
+NOISE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoiseFile:
+    """How far d of two equal arms scatters from block to block.
+
+    Attributes:
+        profile: `cpu`, `h100`, …
+        device_name: Of the card or the CPU, as the driver or the system names it.
+        driver: Version; None on CPU.
+        run_id: The A/A run behind it.
+        measured_at: When that run began, ISO 8601, UTC.
+        pipeline: In both arms.
+        precision: `fp32` or `fp16`.
+        weights: Their label.
+        pairs: Timed pairs of a case in each block; fewer would be noisier.
+        blocks: Blocks behind each standard deviation.
+        sd: Case name or `geomean` -> standard deviation of d over blocks, in log units.
+    """
+
+    profile: str
+    device_name: str
+    driver: str | None
+    run_id: str
+    measured_at: str
+    pipeline: str
+    precision: str
+    weights: str
+    pairs: int
+    blocks: int
+    sd: dict[str, float]
+
+
+def smallest_margin(noise: NoiseFile, case: str, blocks: int) -> float:
+    """The slow-down that so many blocks show with 80 % power: the least margin worth setting.
+
+    Args:
+        noise: Of the machine.
+        case: Case name or `geomean`. A case that was not measured is taken to be as quiet as the
+            quietest that was: a margin is refused only for noise that was seen.
+        blocks: At least 2; their look says at which alpha.
+
+    Returns:
+        A fraction: 0.02 is 2 %.
+    """
+    sd = noise.sd[case] if case in noise.sd else min(noise.sd.values())
+    return expm1(minimum_detectable_effect(sd, blocks, look_for(blocks).alpha))
+
+
+def noise_path(root: Path, profile: str) -> Path:
+    """Where a profile's noise lies under the results folder `root`."""
+    return root / "noise" / f"{profile}.json"
+
+
+def read_noise(root: Path, profile: str) -> NoiseFile | None:
+    """Read a profile's noise; None where no A/A run has been made.
+
+    Args:
+        root: Results folder.
+        profile: Its name.
+
+    Raises:
+        UsageError: The file is damaged, or written by a newer srbench.
+    """
+    path = noise_path(root, profile)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise _damaged(path, "no JSON") from error
+    if not isinstance(content, dict) or content.get("kind") != "noise":
+        raise _damaged(path, "no noise record")
+    version = content.get("schema_version")
+    if not isinstance(version, int):
+        raise _damaged(path, "no schema_version")
+    if version > NOISE_VERSION:
+        raise UsageError(
+            f"{path}: schema_version {version} is newer than {NOISE_VERSION}, the newest that this "
+            "srbench reads; upgrade srbench"
+        )
+    return _parse(path, content)
+
+
+def write_noise(root: Path, noise: NoiseFile) -> Path:
+    """Replace a profile's noise at once: a reader sees the old file or the new one.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
+    path = noise_path(root, noise.profile)
+    content = {"kind": "noise", "schema_version": NOISE_VERSION, **asdict(noise)}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+            temporary = Path(folder) / path.name
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
+    return path
+
+
+_TEXTS = tuple(f.name for f in fields(NoiseFile) if f.type == "str")
+
+
+def _parse(path: Path, content: dict[str, Any]) -> NoiseFile:
+    known = [f.name for f in fields(NoiseFile)]
+    if missing := [name for name in known if name not in content]:
+        raise _damaged(path, f"no {missing[0]}")
+    for name in _TEXTS:
+        if not isinstance(content[name], str):
+            raise _damaged(path, f"{name} is no text")
+    if not isinstance(content["driver"], str | None):
+        raise _damaged(path, "driver is no text")
+    for name in ("pairs", "blocks"):
+        if type(content[name]) is not int or content[name] < 1:
+            raise _damaged(path, f"{name} is no number of 1 or more")
+    sd = content["sd"]
+    if not isinstance(sd, dict) or not sd or not all(map(_is_deviation, sd.values())):
+        raise _damaged(path, "sd is no table of numbers of 0 or more")
+    return NoiseFile(**{name: content[name] for name in known})
+
+
+def _is_deviation(value: Any) -> bool:
+    return type(value) in (int, float) and isfinite(value) and value >= 0
+
+
+def _damaged(path: Path, what: str) -> UsageError:
+    return UsageError(f"{path}: damaged ({what}); measure again: srbench aa")

@@ -1,0 +1,1 @@
+"""A seeded fake device: what the harness is tested on where no real one tells the truth."""
