@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from srbench.errors import NotComparableError, UsageError
-from srbench.gate import Policy, Verdict, judge
+from srbench.gate import Policy, blemishes
 from srbench.records import Run
 from srbench.store import find_run, read_run
 
@@ -56,6 +56,7 @@ def promote(path: Path, root: Path, name: str, policy: Policy, *, force: bool = 
         force: Promote a run that is unfinished, broken or unfaithful all the same.
 
     Raises:
+        NotComparableError: The run has a single arm: nothing could be held against it.
         UsageError: The run does not deserve it, or the folder cannot be written.
     """
     run = read_run(path)
@@ -88,13 +89,18 @@ def resolve(text: str, run: Run, root: Path) -> tuple[Run, str]:
     if _NAME.fullmatch(text):
         promoted = baseline_path(root, run.head.profile, text)
         if promoted.is_file():
-            return read_run(promoted), f"promoted '{text}'"
+            return read_run(promoted), promoted_name(text)
     try:
         return read_run(find_run(text, root)), f"run '{text}'"
     except UsageError as error:
         if not _is_missing(text, root):
             raise
         raise NotComparableError(_nothing_named(text, run, root)) from error
+
+
+def promoted_name(name: str) -> str:
+    """What a baseline is called in messages."""
+    return f"promoted '{name}'"
 
 
 def _is_missing(text: str, root: Path) -> bool:
@@ -117,12 +123,8 @@ def _nothing_named(text: str, run: Run, root: Path) -> str:
 def _blemish(run: Run, policy: Policy) -> str | None:
     if not run.ended:
         return "it has not finished"
-    bad = [
-        check
-        for check in judge(run, policy).checks
-        if check.metric != "speedup" and check.verdict not in (Verdict.PASS, Verdict.SKIPPED)
-    ]
-    return bad[0].message if bad else None
+    found = blemishes(run, policy)
+    return found[0].message if found else None
 
 
 def _lines_without_crops(path: Path) -> str:

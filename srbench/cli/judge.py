@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from srbench.cli.conduct import note
 from srbench.errors import ExitCode, NotComparableError, UsageError
 
 if TYPE_CHECKING:
@@ -40,12 +41,18 @@ def report(
     results: Results = None,
 ) -> None:
     """Write tables and figures of runs, the newest when none is named."""
+    from srbench.gate import load_policy
     from srbench.report import write_reports
+    from srbench.report.history import stored_runs
     from srbench.store import find_run, newest_run, read_run
 
     root = _root(results)
     paths = [find_run(run, root) for run in runs] if runs else [newest_run(root)]
-    for page in write_reports([read_run(path) for path in paths], out).values():
+    chosen = [read_run(path) for path in paths]
+    newest = {run.head.profile: run for run in chosen}
+    past = [old for run in newest.values() for old in stored_runs(root, run, note)]
+    pages = write_reports(chosen, out, history_of=past, policy=load_policy(None))
+    for page in pages.values():
         typer.echo(str(page))
 
 
@@ -64,7 +71,7 @@ def gate(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     results: Results = None,
 ) -> None:
-    """Judge a run: exit 0 pass, 1 regression, 3 inconclusive, 4 broken cells, 5 not comparable."""
+    """Judge a run: 0 pass, 1 regression, 2 wrong policy, 3 open, 4 broken cells, 5 no baseline."""
     from srbench.gate import load_policy
     from srbench.store import find_run, read_run
 
@@ -73,6 +80,8 @@ def gate(
     judged = read_run(find_run(run, root))
     judgement = _judgement(judged, rules, against, root)
     _print_judgement(judgement, as_json=json)
+    if against is not None:
+        _suggest_promotion(judgement, run, against)
     if junit is not None:
         from srbench.report.junit import junit_xml
 
@@ -141,15 +150,18 @@ def show(
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="Results file or run id.")],
     second: Annotated[str, typer.Argument(metavar="B", help="Results file or run id.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     results: Results = None,
 ) -> None:
     """Show two runs side by side, without a verdict."""
-    from srbench.report.compare import compare_table
+    import json
+
+    from srbench.report.compare import compare_json, compare_table
     from srbench.store import find_run, read_run
 
     root = _root(results)
-    runs = [read_run(find_run(each, root)) for each in (first, second)]
-    typer.echo(compare_table(*runs))
+    a, b = (read_run(find_run(each, root)) for each in (first, second))
+    typer.echo(json.dumps(compare_json(a, b)) if as_json else compare_table(a, b))
 
 
 def _root(results: Path | None) -> Path:
@@ -162,11 +174,13 @@ def _root(results: Path | None) -> Path:
 def _judgement(run: Run, policy: Policy, against: str | None, root: Path) -> Judgement:
     from srbench.baselines import resolve
     from srbench.gate import judge, not_comparable
+    from srbench.noise import read_noise
 
+    noise = read_noise(root, run.head.profile)
     try:
         if against is None:
-            return judge(run, policy)
-        return judge(run, policy, *resolve(against, run, root))
+            return judge(run, policy, noise=noise)
+        return judge(run, policy, *resolve(against, run, root), noise=noise)
     except NotComparableError as error:
         return not_comparable(run, against or "", str(error))
 
@@ -185,6 +199,22 @@ def _print_judgement(judgement: Judgement, *, as_json: bool) -> None:
         warnings += [f"open question: {check.message}" for check in judgement.open_questions]
     for warning in warnings:
         typer.echo(f"srbench gate: warning: {warning}", err=True)
+
+
+def _suggest_promotion(judgement: Judgement, run: str, against: str) -> None:
+    """A gain is kept only by promoting it: against the old baseline it could be lost unnoticed."""
+    from srbench.baselines import promoted_name
+    from srbench.gate import Verdict
+
+    if judgement.against != promoted_name(against) or judgement.simulated:
+        return
+    faster = [check for check in judgement.improvements if check.metric == "latency"]
+    if faster and judgement.verdict is Verdict.PASS and not judgement.open_questions:
+        typer.echo(
+            f"srbench gate: note: {faster[0].message}; keep it with: "
+            f"srbench baseline promote {run} --name {against}",
+            err=True,
+        )
 
 
 def _print_github(judgement: Judgement, *, to_stderr: bool) -> None:

@@ -1,15 +1,18 @@
-"""The verdict on a run: fidelity, latency, memory and work. Reads records, never a device."""
+"""The verdict on a run: pictures, time, memory, energy, work. Reads records, never a device."""
 
 from srbench.gate.checks import Check, Judgement, Verdict
-from srbench.gate.comparable import require_comparable
+from srbench.gate.comparable import Level, environment_of, require_comparable
 from srbench.gate.policy import Policy, load_policy
-from srbench.gate.verdict import judge, not_comparable
+from srbench.gate.verdict import blemishes, judge, not_comparable
 
 __all__ = [
     "Check",
     "Judgement",
+    "Level",
     "Policy",
     "Verdict",
+    "blemishes",
+    "environment_of",
     "judge",
     "load_policy",
     "not_comparable",

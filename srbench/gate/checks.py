@@ -27,16 +27,19 @@ class Check:
         case: Case name, `geomean` for the mean over cases, `run` for the run as a whole.
         pipeline: Arm name.
         metric: What was judged: `latency`, `speedup`, `psnr`, `peak_tensor_bytes`, ...
-        value: The measured value, unrounded; None when there is none. For `latency` the
-            slow-down as a fraction.
+        value: The measured value, unrounded; None when there is none. For `latency` and `time`
+            the slow-down as a fraction, for `energy_j` the growth as a fraction.
         threshold: What it was held against, in the same unit.
         interval: 95 % interval of the value where it has one.
         verdict: The answer.
         reason_code: Stable machine word: `within_limits`, `slower`, `below_min_speedup`,
-            `too_few_blocks`, `below_limit`, `above_limit`, `more_memory`, `more_work`,
-            `work_changed`, `other_version`, `not_measured`, `not_in_run`, `no_baseline`,
-            `not_comparable`, or the outcome `oom`, `crash`, `timeout`, `unsupported`, `throttled`.
+            `not_proven`, `too_few_blocks`, `unfinished`, `below_limit`, `above_limit`,
+            `nondeterministic`, `more_memory`, `more_energy`, `more_work`, `work_changed`,
+            `other_version`, `other_environment`, `not_measured`, `not_in_run`, `no_baseline`,
+            `not_comparable`, or the outcome `oom`, `crash`, `timeout`, `unsupported`,
+            `throttled`, `invalid`.
         message: What a person reads, without the verdict word.
+        improved: The mirrored rule proves a gain past the margin.
     """
 
     case: str
@@ -48,7 +51,63 @@ class Check:
     verdict: Verdict
     reason_code: str
     message: str
+    improved: bool = False
 
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A metric of one arm in one case, to be answered once: the only place that makes checks."""
+
+    case: str
+    pipeline: str
+    metric: str
+
+    def answer(
+        self,
+        verdict: Verdict,
+        reason_code: str,
+        message: str,
+        *,
+        value: float | None = None,
+        threshold: float | None = None,
+        interval: tuple[float, float] | None = None,
+        improved: bool = False,
+    ) -> Check:
+        """The check with this answer; the fields are those of `Check`."""
+        return Check(
+            case=self.case,
+            pipeline=self.pipeline,
+            metric=self.metric,
+            value=value,
+            threshold=threshold,
+            interval=interval,
+            verdict=verdict,
+            reason_code=reason_code,
+            message=message,
+            improved=improved,
+        )
+
+    def holds(
+        self, good: bool, bad_code: str, message: str, *, value: float, threshold: float
+    ) -> Check:
+        """PASS when `good`, else FAIL with `bad_code`."""
+        verdict, code = (Verdict.PASS, "within_limits") if good else (Verdict.FAIL, bad_code)
+        return self.answer(verdict, code, message, value=value, threshold=threshold)
+
+    def unmeasured(
+        self,
+        message: str,
+        *,
+        verdict: Verdict = Verdict.INCONCLUSIVE,
+        value: float | None = None,
+        threshold: float | None = None,
+    ) -> Check:
+        """One of the numbers is missing: open, unless nobody could have measured it."""
+        return self.answer(verdict, "not_measured", message, value=value, threshold=threshold)
+
+
+UNFINISHED = "unfinished"
+"""Reason code that no policy turns into a pass."""
 
 _ORDER = (Verdict.FAIL, Verdict.ERROR, Verdict.NO_BASELINE, Verdict.INCONCLUSIVE)
 _EXIT = {
@@ -78,6 +137,7 @@ class Judgement:
         checks: In table order.
         warnings: One line each, for stderr.
         on_inconclusive: The policy's word for open questions.
+        simulated: Whether a fake device was measured.
     """
 
     run_id: str
@@ -86,6 +146,7 @@ class Judgement:
     checks: list[Check]
     warnings: list[str] = field(default_factory=list)
     on_inconclusive: str = "exit-3"
+    simulated: bool = False
 
     @property
     def verdict(self) -> Verdict:
@@ -95,7 +156,8 @@ class Judgement:
         if verdict is Verdict.INCONCLUSIVE:
             if self.on_inconclusive == "fail":
                 return Verdict.FAIL
-            if self.on_inconclusive == "warn":
+            unfinished = any(check.reason_code == UNFINISHED for check in self.checks)
+            if self.on_inconclusive == "warn" and not unfinished:
                 return Verdict.PASS
         return verdict
 
@@ -114,7 +176,12 @@ class Judgement:
         reasons: list[str] = []
         for word in _ORDER:
             reasons += [check.message for check in self.checks if check.verdict is word]
-        return f"srbench gate: {_WORDS[self.verdict]} {'; '.join(dict.fromkeys(reasons))}"
+        return f"srbench gate: {self.word} {'; '.join(dict.fromkeys(reasons))}"
+
+    @property
+    def improvements(self) -> list[Check]:
+        """Checks that passed with a proven gain."""
+        return [check for check in self.checks if check.improved]
 
     def worst_first(self) -> list[Check]:
         """What did not pass first; within a verdict the order of asking."""
@@ -123,5 +190,5 @@ class Judgement:
 
     @property
     def word(self) -> str:
-        """The verdict as people read it."""
-        return _WORDS[self.verdict]
+        """The verdict as people read it; SIMULATED where nothing was measured."""
+        return f"{_WORDS[self.verdict]}{' (SIMULATED)' if self.simulated else ''}"

@@ -1,12 +1,124 @@
-"""Whether two runs may be compared at all; the answer names the one thing that differs."""
+"""What may be compared with what, and how far: the one place that tells environments apart."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from srbench.errors import NotComparableError
 from srbench.records import Run
 from srbench.stats.runs import baseline_arm, candidate_arms
+
+_SAME_CARD = 0.02
+"""Cards of one name differ in memory by variant (40 and 80 GB), not by what the driver keeps."""
+
+_MACHINE = ("cpu_model", "cpu_cores", "cpu_threads", "power_limit_w")
+_SOFTWARE = ("driver", "cuda_driver")
+_PACKAGES = ("torch", "triton")
+
+
+class Level(StrEnum):
+    """How much of two runs may be held against each other.
+
+    `exact`: times, ratios, memory and energy.
+    `comparable`: ratios, pictures and work counters; the patch level of a driver or library
+    differs, or the machine around the card.
+    `ratio_only`: tables side by side, no verdict; another card, driver branch or torch release.
+    """
+
+    EXACT = "exact"
+    COMPARABLE = "comparable"
+    RATIO_ONLY = "ratio_only"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One fact in which two environments differ, and what is left of the comparison."""
+
+    what: str
+    ours: Any
+    theirs: Any
+    level: Level
+    software: bool
+
+    def line(self, name: str) -> str:
+        """One line, with `name` for the other run."""
+        return f"other {self.what}: {_show(self.ours)}, but {name} has {_show(self.theirs)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """In what two runs' machines and libraries differ."""
+
+    differences: tuple[Difference, ...] = ()
+
+    @property
+    def level(self) -> Level:
+        """The strongest comparison that every difference leaves."""
+        found = {difference.level for difference in self.differences}
+        return next((lv for lv in (Level.RATIO_ONLY, Level.COMPARABLE) if lv in found), Level.EXACT)
+
+    @property
+    def same_software(self) -> bool:
+        """Whether memory may be held: it follows driver and libraries, not the host around them."""
+        return not any(difference.software for difference in self.differences)
+
+    def lines(self, name: str) -> list[str]:
+        """The differences, one line each."""
+        return [difference.line(name) for difference in self.differences]
+
+    def software_lines(self, name: str) -> list[str]:
+        """The differences of driver and libraries, one line each."""
+        return [difference.line(name) for difference in self.differences if difference.software]
+
+
+@dataclass(frozen=True, slots=True)
+class Yardstick:
+    """What an arm is held against: an arm of the same run or of a promoted one.
+
+    Attributes:
+        run: The run it belongs to.
+        arm: Its name there.
+        name: What to call it in messages, such as `promoted 'main'`.
+        environment: In what its run differs from the one under judgement.
+    """
+
+    run: Run
+    arm: str
+    name: str
+    environment: Environment = Environment()
+
+
+def environment_of(run: Run, reference: Run) -> Environment:
+    """Compare the machines and libraries of two runs field by field.
+
+    A fact that only one of the two recorded counts as a difference of patch level: unknown is not
+    equal.
+    """
+    ours, theirs = run.head.fingerprint, reference.head.fingerprint
+    found: list[Difference] = []
+    for what, a, b in (
+        ("profile", run.head.profile, reference.head.profile),
+        ("GPU", ours.get("gpu_name"), theirs.get("gpu_name")),
+    ):
+        if a != b:
+            found.append(Difference(what, a, b, Level.RATIO_ONLY, software=False))
+    memory, their_memory = ours.get("gpu_memory_bytes"), theirs.get("gpu_memory_bytes")
+    if memory and their_memory and abs(memory / their_memory - 1) > _SAME_CARD:
+        found.append(
+            Difference("GPU memory", memory, their_memory, Level.RATIO_ONLY, software=False)
+        )
+    for key in _MACHINE:
+        found += _difference(key, ours.get(key), theirs.get(key), None)
+    for key in _SOFTWARE:
+        found += _difference(key, ours.get(key), theirs.get(key), 1 if key == "driver" else 0)
+    packages, their_packages = ours.get("versions") or {}, theirs.get("versions") or {}
+    for key in _PACKAGES:
+        parts = 2 if key == "torch" else 0
+        found += _difference(key, packages.get(key), their_packages.get(key), parts)
+    return Environment(tuple(found))
 
 
 def require_comparable(run: Run, reference: Run, name: str) -> list[str]:
@@ -18,9 +130,14 @@ def require_comparable(run: Run, reference: Run, name: str) -> list[str]:
         name: What to call it in the message.
 
     Raises:
-        NotComparableError: Profile, precision, weights, noise, baseline arm, every case, or a
-            shared case's input differs.
+        NotComparableError: Purpose, card, driver branch, torch release, precision, weights, noise,
+            baseline arm, every case, or a shared case's input differs.
     """
+    if not reference.cells:
+        raise NotComparableError(f"{name} holds no measured cell")
+    for difference in environment_of(run, reference).differences:
+        if difference.level is Level.RATIO_ONLY:
+            raise NotComparableError(difference.line(name))
     for what, ours, theirs in _facts(run, reference):
         if ours != theirs:
             raise NotComparableError(f"other {what}: {_show(ours)}, but {name} has {_show(theirs)}")
@@ -54,17 +171,13 @@ def shared_cases(run: Run, reference: Run, name: str) -> list[str]:
     return shared
 
 
-def environment_differences(run: Run, reference: Run, name: str) -> list[str]:
-    """What differs of the machines without forbidding a comparison of ratios, one line each."""
-    ours, theirs = run.head.fingerprint, reference.head.fingerprint
-    facts = [(key, ours.get(key), theirs.get(key)) for key in ("cpu_model", "cpu_cores", "driver")]
-    versions, their_versions = ours.get("versions") or {}, theirs.get("versions") or {}
-    facts += [(key, versions.get(key), their_versions.get(key)) for key in ("torch", "triton")]
-    return [
-        f"other {what.replace('_', ' ')}: {_show(a)}, but {name} has {_show(b)}"
-        for what, a, b in facts
-        if a != b
-    ]
+def same_pipeline(run: Run, candidate: str) -> bool:
+    """Whether the candidate is the baseline's pipeline: another revision of it, or an A/A arm."""
+    if run.head.purpose == "aa":
+        return True
+    ours, base = (run.head.arms.get(arm, {}) for arm in (candidate, baseline_arm(run)))
+    pipeline = ours.get("pipeline")
+    return pipeline is not None and pipeline == base.get("pipeline")
 
 
 def matching_arm(run: Run, candidate: str, reference: Run, name: str) -> str:
@@ -83,12 +196,26 @@ def matching_arm(run: Run, candidate: str, reference: Run, name: str) -> str:
     )
 
 
+def _difference(key: str, ours: Any, theirs: Any, parts: int | None) -> list[Difference]:
+    """`parts`: how many leading numbers of a version must agree; None for what is no version."""
+    if ours == theirs:
+        return []
+    level = Level.COMPARABLE
+    if parts and None not in (ours, theirs) and _leading(ours, parts) != _leading(theirs, parts):
+        level = Level.RATIO_ONLY
+    software = parts is not None
+    return [Difference(key.replace("_", " "), ours, theirs, level, software)]
+
+
+def _leading(version: str, parts: int) -> list[str]:
+    return re.findall(r"\d+", version)[:parts]
+
+
 def _facts(run: Run, reference: Run) -> list[tuple[str, Any, Any]]:
     ours, theirs = run.head, reference.head
     base, their_base = baseline_arm(run), baseline_arm(reference)
     facts: list[tuple[str, Any, Any]] = [
-        ("profile", ours.profile, theirs.profile),
-        ("GPU", ours.fingerprint.get("gpu_name"), theirs.fingerprint.get("gpu_name")),
+        ("purpose", ours.purpose, theirs.purpose),
         ("precision", ours.precision, theirs.precision),
         ("TF32 setting", ours.tf32, theirs.tf32),
         ("noise seed", ours.noise_seed, theirs.noise_seed),

@@ -23,7 +23,8 @@ class TierLimits:
         lpips: Most LPIPS.
         eps_relative_l2: Most relative L2 error of the network's noise prediction; the one-step
             formula multiplies it by about 14.6. In `reduced` both arms round on their own: 2e-3
-            against float32 for each are 2.8e-3 between them.
+            against float32 for each are 2.8e-3 between them. Where both arms were held against a
+            float32 reference, that one decides instead (`own_precision_eps`).
     """
 
     psnr_db: float
@@ -44,12 +45,21 @@ class Policy:
     """The gate's policy.
 
     Attributes:
-        margin: Tolerated slow-down against a promoted run, as a fraction.
-        min_speedup: Least speed-up over the run's own baseline, without `--against`.
+        margin: Tolerated slow-down, as a fraction: of the ratio to the baseline against a promoted
+            run, or of the candidate against another revision of the same pipeline.
+        min_speedup: Least speed-up over the run's own baseline, a different pipeline, without
+            `--against`.
+        time_margin: Tolerated slow-down of the candidate's own median time against a promoted run
+            of exactly the same environment; None asks only for the ratio to the baseline.
         memory_margin: Tolerated growth of an arm's peak memory, as a fraction.
         memory_floor_mib: On CUDA growth below this passes too (allocator granularity); peak
             tensor bytes are exact and get no floor.
+        energy_margin: Tolerated growth of an arm's energy an image, as a fraction.
         psnr_drop_db: Tolerated loss of PSNR against a promoted run.
+        own_precision_drop_db: How much farther from the float32 reference than the baseline the
+            candidate may be.
+        own_precision_eps: Most relative L2 error of the noise prediction against the float32
+            reference, unless the baseline's own is larger.
         on_inconclusive: `exit-3`, `warn` (exit 0, a warning on stderr) or `fail` (exit 1).
         require_lpips: Whether a missing LPIPS leaves the verdict open.
         tiers: Fidelity limits by tier.
@@ -58,9 +68,13 @@ class Policy:
 
     margin: float = 0.05
     min_speedup: float = 1.0
+    time_margin: float | None = None
     memory_margin: float = 0.01
     memory_floor_mib: float = 32.0
+    energy_margin: float = 0.05
     psnr_drop_db: float = 0.5
+    own_precision_drop_db: float = 0.5
+    own_precision_eps: float = 2e-3
     on_inconclusive: OnInconclusive = "exit-3"
     require_lpips: bool = False
     tiers: Mapping[str, TierLimits] = field(default_factory=lambda: dict(DEFAULT_TIERS))
@@ -74,9 +88,13 @@ class Policy:
 _RANGES: dict[str, tuple[float, float]] = {
     "margin": (0.0, 1.0),
     "min_speedup": (0.01, 1000.0),
+    "time_margin": (0.0, 1.0),
     "memory_margin": (0.0, 1.0),
     "memory_floor_mib": (0.0, 1e6),
+    "energy_margin": (0.0, 1.0),
     "psnr_drop_db": (0.0, 100.0),
+    "own_precision_drop_db": (0.0, 100.0),
+    "own_precision_eps": (0.0, 1.0),
 }
 _ON_INCONCLUSIVE = ("exit-3", "warn", "fail")
 _CASE_KEYS = (*_RANGES, "require_lpips")

@@ -1,21 +1,27 @@
-"""Do both arms still take the memory and the work that they took in the promoted run."""
+"""Does an arm still take the memory and the work that its yardstick takes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from srbench.gate.checks import Check, Verdict
+from srbench.gate.checks import Check, Question, Verdict
+from srbench.gate.comparable import Yardstick
 from srbench.gate.policy import Policy
 from srbench.records import CellRecord, Run
 from srbench.stats.runs import baseline_arm, cells_of
 
 _MIB = 2**20
+_ALLOCATOR, _TENSORS = "allocator_peak_bytes", "peak_tensor_bytes"
+_CALLS = "calls."
 
 
 def memory_metric(run: Run) -> str:
-    """The memory number that gates: exact tensor bytes on CPU, the allocator's peak on CUDA."""
-    return "allocator_peak_bytes" if run.head.device == "cuda" else "peak_tensor_bytes"
+    """The memory number that gates: the allocator's peak on a card, exact tensor bytes elsewhere.
+
+    A simulated device makes up a card.
+    """
+    return _ALLOCATOR if run.head.device in ("cuda", "simulated") else _TENSORS
 
 
 def peak_bytes(run: Run, case: str, arm: str) -> int | None:
@@ -34,100 +40,85 @@ def work_counters(run: Run, case: str, arm: str) -> dict[str, int]:
     return counters
 
 
-def resource_checks(
-    run: Run, reference: Run, arms: dict[str, str], cases: list[str], policy: Policy, name: str
-) -> list[Check]:
-    """Memory and work of each arm (`arms`: ours -> theirs) against the promoted run."""
-    checks: list[Check] = []
-    for case in cases:
-        for ours, theirs in arms.items():
-            checks.append(_memory_check(run, reference, (ours, theirs), case, policy, name))
-            checks += _work_checks(run, reference, (ours, theirs), case, name)
-    return checks
+def memory_check(run: Run, case: str, arm: str, yardstick: Yardstick, policy: Policy) -> Check:
+    """Peak memory of one cell, at most 1 % or 32 MiB more, whichever is larger.
+
+    The floor is for the allocator's rounding; exact tensor bytes have none. It is not held where
+    driver or libraries differ: they choose the workspaces.
+    """
+    metric = memory_metric(run)
+    question = Question(case, arm, metric)
+    name = yardstick.name
+    if not yardstick.environment.same_software:
+        why = "; ".join(yardstick.environment.lines(name))
+        text = f"{metric} {case} {arm} is not held against {name}: {why}"
+        return question.answer(Verdict.SKIPPED, "other_environment", text)
+    value, promoted = peak_bytes(run, case, arm), peak_bytes(yardstick.run, case, yardstick.arm)
+    if value is None or promoted is None:
+        text = f"{metric} {case} {arm} was not measured in {'this run' if value is None else name}"
+        return question.unmeasured(text, value=value, threshold=promoted)
+    rules = policy.for_case(case)
+    floor = rules.memory_floor_mib * _MIB if metric == _ALLOCATOR else 0.0
+    limit = promoted + max(rules.memory_margin * promoted, floor)
+    change = f"{100 * (value / promoted - 1):+.1f} %" if promoted else f"+{value} bytes"
+    text = f"{metric} {case} {arm} {value / _MIB:.1f} MiB, {change} against {name}"
+    return question.holds(value <= limit, "more_memory", text, value=value, threshold=limit)
+
+
+def work_checks(run: Run, case: str, arm: str, yardstick: Yardstick) -> Iterator[Check]:
+    """Every counter of one cell at zero tolerance; a candidate may do less, a baseline may not.
+
+    Runs of counters alone hold the peak of tensor bytes among them: on the meta device it is as
+    exact as the rest.
+    """
+    ours = _counters(run, case, arm)
+    theirs = _counters(yardstick.run, case, yardstick.arm)
+    versions = run.head.versions.get(arm), yardstick.run.head.versions.get(yardstick.arm)
+    work = Question(case, arm, "work")
+    name = yardstick.name
+    if versions[0] != versions[1]:
+        text = f"work {case} {arm}: version {versions[0]}, {name} has {versions[1]}: not held"
+        yield work.answer(Verdict.SKIPPED, "other_version", text)
+        return
+    if not ours and not theirs:
+        verdict = Verdict.INCONCLUSIVE if _counts_only(run) else Verdict.SKIPPED
+        yield work.unmeasured(f"work {case} {arm} was not counted", verdict=verdict)
+    may_shrink = arm != baseline_arm(run)
+    for counter in sorted(ours.keys() | theirs.keys()):
+        value, promoted = _count(ours, counter), _count(theirs, counter)
+        question = Question(case, arm, counter)
+        if value is None or promoted is None:
+            text = f"{counter} {case} {arm} was not counted in "
+            text += "this run" if value is None else name
+            yield question.unmeasured(text, value=value, threshold=promoted)
+            continue
+        yield question.holds(
+            value == promoted or (may_shrink and value < promoted),
+            "more_work" if value > promoted else "work_changed",
+            f"{counter} {case} {arm} {value:,}, {name} has {promoted:,}",
+            value=value,
+            threshold=promoted,
+        )
+
+
+def _count(counters: dict[str, int], counter: str) -> int | None:
+    """A network that is not among the counted calls was not called."""
+    uncalled = counter.startswith(_CALLS) and any(key.startswith(_CALLS) for key in counters)
+    return counters.get(counter, 0 if uncalled else None)
+
+
+def _counts_only(run: Run) -> bool:
+    return run.head.purpose == "work"
+
+
+def _counters(run: Run, case: str, arm: str) -> dict[str, int]:
+    counters = work_counters(run, case, arm)
+    peak = peak_bytes(run, case, arm) if _counts_only(run) else None
+    return counters if peak is None else {**counters, memory_metric(run): peak}
 
 
 def _good_cells(run: Run, case: str, arm: str) -> Iterator[CellRecord]:
     return (cell for cell in cells_of(run, case, arm) if cell.outcome == "ok")
-
-
-def _memory_check(
-    run: Run, reference: Run, arms: tuple[str, str], case: str, policy: Policy, name: str
-) -> Check:
-    metric = memory_metric(run)
-    value, promoted = peak_bytes(run, case, arms[0]), peak_bytes(reference, case, arms[1])
-    if value is None or promoted is None:
-        who = "this run" if value is None else name
-        return _check(
-            (case, arms[0], metric),
-            value,
-            promoted,
-            Verdict.INCONCLUSIVE,
-            "not_measured",
-            f"{metric} {case} {arms[0]} was not measured in {who}",
-        )
-    rules = policy.for_case(case)
-    floor = rules.memory_floor_mib * _MIB if metric == "allocator_peak_bytes" else 0.0
-    limit = promoted + max(rules.memory_margin * promoted, floor)
-    good = value <= limit
-    change = f"{100 * (value / promoted - 1):+.1f} %" if promoted else f"+{value} bytes"
-    return _check(
-        (case, arms[0], metric),
-        value,
-        limit,
-        Verdict.PASS if good else Verdict.FAIL,
-        "within_limits" if good else "more_memory",
-        f"{metric} {case} {arms[0]} {value / _MIB:.1f} MiB, {change} against {name}",
-    )
-
-
-def _work_checks(
-    run: Run, reference: Run, arms: tuple[str, str], case: str, name: str
-) -> Iterator[Check]:
-    ours, theirs = work_counters(run, case, arms[0]), work_counters(reference, case, arms[1])
-    versions = run.head.versions.get(arms[0]), reference.head.versions.get(arms[1])
-    if versions[0] != versions[1]:
-        text = f"work {case} {arms[0]}: version {versions[0]}, {name} has {versions[1]}: not held"
-        yield _check((case, arms[0], "work"), None, None, Verdict.SKIPPED, "other_version", text)
-        return
-    may_shrink = arms[0] != baseline_arm(run)
-    for counter in sorted(ours.keys() | theirs.keys()):
-        value, promoted = ours.get(counter), theirs.get(counter)
-        where = (case, arms[0], counter)
-        if value is None or promoted is None:
-            who = "this run" if value is None else name
-            text = f"{counter} {case} {arms[0]} was not counted in {who}"
-            yield _check(where, value, promoted, Verdict.INCONCLUSIVE, "not_measured", text)
-            continue
-        good = value == promoted or (may_shrink and value < promoted)
-        code = "more_work" if value > promoted else "work_changed"
-        yield _check(
-            where,
-            value,
-            promoted,
-            Verdict.PASS if good else Verdict.FAIL,
-            "within_limits" if good else code,
-            f"{counter} {case} {arms[0]} {value:,}, {name} has {promoted:,}",
-        )
-
-
-def _check(
-    where: tuple[str, str, str],
-    value: float | None,
-    threshold: float | None,
-    verdict: Verdict,
-    code: str,
-    message: str,
-) -> Check:
-    return Check(
-        case=where[0],
-        pipeline=where[1],
-        metric=where[2],
-        value=value,
-        threshold=threshold,
-        verdict=verdict,
-        reason_code=code,
-        message=message,
-    )
 
 
 def _flat(work: dict[str, Any]) -> dict[str, int]:

@@ -5,58 +5,77 @@ from __future__ import annotations
 from dataclasses import replace
 
 from srbench.errors import NotComparableError
-from srbench.gate.checks import Check, Judgement, Verdict
-from srbench.gate.comparable import environment_differences, matching_arm, require_comparable
-from srbench.gate.fidelity import promoted_checks, tier_checks
-from srbench.gate.latency import regression_checks, speedup_checks
+from srbench.gate import fidelity, latency
+from srbench.gate.checks import Check, Judgement, Question, Verdict
+from srbench.gate.comparable import (
+    Environment,
+    Yardstick,
+    environment_of,
+    matching_arm,
+    require_comparable,
+    same_pipeline,
+)
+from srbench.gate.determinism import determinism_checks, determinism_warnings
+from srbench.gate.energy import energy_checks, energy_warnings
+from srbench.gate.margins import require_margins
+from srbench.gate.outcomes import missing_cases, outcome_checks, unfinished_checks, void_warnings
 from srbench.gate.policy import Policy
-from srbench.gate.resources import resource_checks
+from srbench.gate.precision import own_precision_checks
+from srbench.gate.resources import memory_check, work_checks
+from srbench.gate.speedup import speedup_checks
+from srbench.noise import NoiseFile
 from srbench.records import Run
-from srbench.stats.runs import baseline_arm, candidate_arms, cells_of
+from srbench.stats.runs import baseline_arm, candidate_arms
 
 
-def judge(run: Run, policy: Policy, against: Run | None = None, name: str = "") -> Judgement:
+def judge(
+    run: Run,
+    policy: Policy,
+    against: Run | None = None,
+    name: str = "",
+    noise: NoiseFile | None = None,
+) -> Judgement:
     """Judge a run.
 
-    Without `against`: outcomes, fidelity tiers and the speed-up over the run's own baseline. With
-    it: outcomes, fidelity tiers, and latency ratio, PSNR, memory and work against that run.
+    Always: that it is whole, outcomes, fidelity tiers, the baseline's own precision, determinism.
+    With `against`: latency ratio, PSNR, memory, energy and work against that run. Without it, a
+    candidate that is another revision of the baseline's pipeline is held against the baseline arm
+    like a regression; one that is another pipeline must reach `min_speedup`. A run of counters
+    alone is held against another such run and asks for nothing else.
 
     Args:
         run: The run under judgement.
         policy: What is tolerated.
         against: The promoted run.
         name: What to call it in messages, such as `promoted 'main'`.
+        noise: Of this machine; margins below it are refused.
 
     Raises:
-        NotComparableError: The run has a single arm, or the two runs may not be compared.
+        NotComparableError: The run is empty or has a single arm, or the two runs may not be
+            compared.
+        UsageError: A margin is below the noise.
     """
-    if not candidate_arms(run):
-        raise NotComparableError(
-            f"run {run.head.run_id} has the single arm '{baseline_arm(run)}': run it with "
-            "--pipelines BASELINE,CANDIDATE"
-        )
-    checks = outcome_checks(run)
-    warnings: list[str] = []
-    if not run.ended:
-        done = len(run.finished_blocks)
-        warnings.append(f"the run has not finished: {done} of {run.head.blocks} blocks are there")
+    if not run.cells:
+        raise NotComparableError(f"run {run.head.run_id} holds no measured cell: nothing to judge")
     shared = [] if against is None else require_comparable(run, against, name)
-    for candidate in candidate_arms(run):
-        found = tier_checks(run, candidate, policy)
-        if against is None:
-            found += speedup_checks(run, candidate, policy)
-        else:
-            found += _against(run, candidate, against, shared, policy, name)
-        checks += found if len(candidate_arms(run)) == 1 else _named(found, candidate)
+    arms = {} if against is None else _yardsticks(run, against, name)
+    checks = [*unfinished_checks(run), *outcome_checks(run)]
+    warnings = void_warnings(run)
+    if run.head.purpose == "work":
+        checks += _counted(run, arms, shared)
+    else:
+        checks += _measured(run, arms, shared, policy)
+        warnings += _measured_warnings(run, against, policy, noise, checks)
     if against is not None:
-        checks += resource_checks(run, against, _arms(run, against, name), shared, policy, name)
-        checks += _missing_cases(run, against, name)
-        warnings += environment_differences(run, against, name)
-    warnings += _smoke_warnings(checks)
-    return Judgement(
-        run_id=run.head.run_id,
-        profile=run.head.profile,
-        against=name or None,
+        checks += missing_cases(run, against, name)
+        environment = environment_of(run, against)
+        # Counters do not depend on the machine around the software.
+        counts = run.head.purpose == "work"
+        warnings += environment.software_lines(name) if counts else environment.lines(name)
+        if not against.ended:
+            warnings.append(f"{name} has not finished")
+    return replace(
+        _judgement(run, name),
         checks=checks,
         warnings=warnings,
         on_inconclusive=policy.on_inconclusive,
@@ -65,105 +84,135 @@ def judge(run: Run, policy: Policy, against: Run | None = None, name: str = "") 
 
 def not_comparable(run: Run, name: str, message: str) -> Judgement:
     """The judgement of a run that may not be compared with `name`."""
-    check = Check(
-        case="run",
-        pipeline="",
-        metric="comparable",
-        value=None,
-        threshold=None,
-        verdict=Verdict.NO_BASELINE,
-        reason_code="not_comparable",
-        message=message,
-    )
+    question = Question("run", "", "comparable")
+    check = question.answer(Verdict.NO_BASELINE, "not_comparable", message)
+    return replace(_judgement(run, name), checks=[check])
+
+
+def blemishes(run: Run, policy: Policy) -> list[Check]:
+    """What makes a run unfit to be a baseline: gaps, broken cells, unfaithful pictures.
+
+    How fast it is does not matter: later runs are held against whatever it was.
+
+    Raises:
+        NotComparableError: It has a single arm.
+    """
+    checks = [*unfinished_checks(run), *outcome_checks(run)]
+    if run.head.purpose != "work":
+        for candidate in _candidates(run):
+            checks += _pictures(run, candidate, policy)
+    fine = (Verdict.PASS, Verdict.SKIPPED)
+    return [check for check in checks if check.verdict not in fine]
+
+
+def _judgement(run: Run, name: str) -> Judgement:
     return Judgement(
-        run_id=run.head.run_id, profile=run.head.profile, against=name or None, checks=[check]
+        run_id=run.head.run_id,
+        profile=run.head.profile,
+        against=name or None,
+        checks=[],
+        simulated=run.head.purpose == "simulation",
     )
 
 
-def outcome_checks(run: Run) -> list[Check]:
-    """One error a case and arm that did not end well; one open question where nothing was run."""
-    checks: list[Check] = []
-    for case in run.head.cases:
-        for arm in run.head.pipelines:
-            cells = cells_of(run, case, arm)
-            bad = [cell for cell in cells if cell.outcome != "ok"]
-            if bad:
-                reason = f": {bad[0].reason}" if bad[0].reason else ""
-                text = f"{bad[0].outcome} {case} {arm} in {len(bad)} of {len(cells)} blocks{reason}"
-                checks.append(_outcome(case, arm, Verdict.ERROR, bad[0].outcome, text))
-            elif not cells:
-                text = f"{case} {arm} was not measured"
-                checks.append(_outcome(case, arm, Verdict.INCONCLUSIVE, "not_measured", text))
-            else:
-                text = f"{case} {arm} ok in {len(cells)} blocks"
-                checks.append(_outcome(case, arm, Verdict.PASS, "within_limits", text))
-    return checks
+def _yardsticks(run: Run, against: Run, name: str) -> dict[str, Yardstick]:
+    """Every arm of the run -> its like in the promoted run."""
+    environment = environment_of(run, against)
+    arms = {baseline_arm(run): baseline_arm(against)}
+    arms |= {arm: matching_arm(run, arm, against, name) for arm in candidate_arms(run)}
+    return {ours: Yardstick(against, theirs, name, environment) for ours, theirs in arms.items()}
 
 
-def _outcome(case: str, arm: str, verdict: Verdict, code: str, text: str) -> Check:
-    return Check(
-        case=case,
-        pipeline=arm,
-        metric="outcome",
-        value=None,
-        threshold=None,
-        verdict=verdict,
-        reason_code=code,
-        message=text,
-    )
-
-
-def _against(
-    run: Run, candidate: str, against: Run, shared: list[str], policy: Policy, name: str
-) -> list[Check]:
-    theirs = matching_arm(run, candidate, against, name)
+def _counted(run: Run, arms: dict[str, Yardstick], shared: list[str]) -> list[Check]:
+    if not arms:
+        raise NotComparableError(
+            f"run {run.head.run_id} holds work counters only: hold it against another such run "
+            "with --against"
+        )
     return [
-        *regression_checks(run, candidate, against, theirs, shared, policy, name),
-        *promoted_checks(run, candidate, against, theirs, shared, policy, name),
+        check
+        for case in shared
+        for arm, yardstick in arms.items()
+        for check in work_checks(run, case, arm, yardstick)
     ]
+
+
+def _measured(
+    run: Run, arms: dict[str, Yardstick], shared: list[str], policy: Policy
+) -> list[Check]:
+    checks: list[Check] = []
+    base = Yardstick(run, baseline_arm(run), baseline_arm(run), Environment())
+    for candidate in _candidates(run):
+        found = _pictures(run, candidate, policy)
+        if arms:
+            promoted = arms[candidate]
+            found += latency.promoted_checks(run, candidate, promoted, shared, policy)
+            found += latency.time_checks(run, candidate, promoted, shared, policy)
+            found += fidelity.promoted_checks(run, candidate, promoted, shared, policy)
+        elif same_pipeline(run, candidate):
+            found += latency.paired_checks(run, candidate, policy, base.name)
+            found += _resources(run, {candidate: base}, run.head.cases, policy)
+        else:
+            found += speedup_checks(run, candidate, policy)
+        checks += found if len(candidate_arms(run)) == 1 else _named(found, candidate)
+    return checks + (_resources(run, arms, shared, policy) if arms else [])
+
+
+def _candidates(run: Run) -> list[str]:
+    if candidates := candidate_arms(run):
+        return candidates
+    raise NotComparableError(
+        f"run {run.head.run_id} has the single arm '{baseline_arm(run)}': run it with "
+        "--pipelines BASELINE,CANDIDATE"
+    )
+
+
+def _pictures(run: Run, candidate: str, policy: Policy) -> list[Check]:
+    return [
+        *fidelity.tier_checks(run, candidate, policy),
+        *own_precision_checks(run, candidate, policy),
+        *determinism_checks(run, candidate, policy),
+    ]
+
+
+def _resources(
+    run: Run, arms: dict[str, Yardstick], cases: list[str], policy: Policy
+) -> list[Check]:
+    checks: list[Check] = []
+    for case in cases:
+        for arm, yardstick in arms.items():
+            checks.append(memory_check(run, case, arm, yardstick, policy))
+            checks += work_checks(run, case, arm, yardstick)
+    return checks + energy_checks(run, arms, cases, policy)
 
 
 def _named(checks: list[Check], candidate: str) -> list[Check]:
     return [replace(check, message=f"{candidate}: {check.message}") for check in checks]
 
 
-def _arms(run: Run, against: Run, name: str) -> dict[str, str]:
-    arms = {baseline_arm(run): baseline_arm(against)}
-    return arms | {arm: matching_arm(run, arm, against, name) for arm in candidate_arms(run)}
-
-
-def _missing_cases(run: Run, against: Run, name: str) -> list[Check]:
-    checks = [
-        _case_check(case, Verdict.NO_BASELINE, "no_baseline", f"{case} has no baseline in {name}")
-        for case in run.head.cases
-        if case not in against.head.cases
-    ]
-    return checks + [
-        _case_check(case, Verdict.SKIPPED, "not_in_run", f"{case} of {name} is not in this run")
-        for case in against.head.cases
-        if case not in run.head.cases
-    ]
-
-
-def _case_check(case: str, verdict: Verdict, code: str, text: str) -> Check:
-    return Check(
-        case=case,
-        pipeline="",
-        metric="baseline",
-        value=None,
-        threshold=None,
-        verdict=verdict,
-        reason_code=code,
-        message=text,
+def _measured_warnings(
+    run: Run, against: Run | None, policy: Policy, noise: NoiseFile | None, checks: list[Check]
+) -> list[str]:
+    margin_gates = against is not None or any(
+        same_pipeline(run, candidate) for candidate in candidate_arms(run)
     )
+    warnings: list[str] = []
+    if noise is not None and margin_gates:
+        warnings += require_margins(run, run.head.cases, policy, noise)
+    return [
+        *warnings,
+        *determinism_warnings(run),
+        *energy_warnings(run),
+        *_unproven(checks),
+    ]
 
 
-def _smoke_warnings(checks: list[Check]) -> list[str]:
+def _unproven(checks: list[Check]) -> list[str]:
     """Point estimates past the margin that the data cannot prove."""
     return [
         f"{check.message}: past the margin, not proven; measure at least 6 blocks to know"
         for check in checks
-        if check.metric == "latency"
+        if check.metric in ("latency", "time")
         and check.verdict is Verdict.PASS
         and check.value is not None
         and check.threshold is not None

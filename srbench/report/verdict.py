@@ -9,7 +9,8 @@ from srbench.gate.checks import Check, Judgement, Verdict
 from srbench.report.tables import plain_table
 
 _SHOWN_WHEN_PASSED = frozenset(
-    {"latency", "speedup", "psnr", "worst_block_psnr", "lpips", "eps_relative_l2"}
+    {"latency", "time", "speedup", "psnr", "worst_block_psnr", "lpips", "eps_relative_l2"}
+    | {"determinism", "psnr_vs_fp32", "eps_vs_fp32", "energy_j"}
     | {"peak_tensor_bytes", "allocator_peak_bytes"}
 )
 
@@ -27,7 +28,8 @@ def verdict_table(judgement: Judgement) -> str:
         for check in shown
     ]
     against = f" against {judgement.against}" if judgement.against else ""
-    lines = [f"{judgement.run_id}{against}"]
+    simulated = ", SIMULATED: no device was measured" if judgement.simulated else ""
+    lines = [f"{judgement.run_id}{against}{simulated}"]
     if rows:
         lines.append(plain_table(["verdict", "case", "metric", "what"], rows, left=4))
     hidden = len(ordered) - len(shown)
@@ -45,6 +47,7 @@ def verdict_json(judgement: Judgement) -> dict[str, Any]:
         "run": judgement.run_id,
         "profile": judgement.profile,
         "against": judgement.against,
+        "simulated": judgement.simulated,
         "warnings": judgement.warnings,
         "checks": [_check_json(check) for check in judgement.checks],
     }
@@ -61,6 +64,7 @@ def _check_json(check: Check) -> dict[str, Any]:
         "verdict": check.verdict.value,
         "reason_code": check.reason_code,
         "message": check.message,
+        "improved": check.improved,
     }
 
 

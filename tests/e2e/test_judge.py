@@ -5,13 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from srbench.noise import NoiseFile, write_noise
 from tests.e2e.conftest import Srbench
-from tests.factories import CASES, change_fidelity, change_head, make_run, write_run
+from tests.factories import (
+    BASELINE,
+    CASES,
+    OPTIMIZED,
+    QUIET,
+    change_fidelity,
+    change_head,
+    make_run,
+    write_run,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -75,6 +86,75 @@ def test_not_comparable_is_exit_5(
     assert done.err.count("\n") == 1
     document = json.loads(srbench("gate", path, "--against", against, "--json").out)
     assert (document["exit_code"], document["verdict"]) == (5, "no_baseline")
+
+
+def test_an_empty_run_is_exit_5_in_one_line(srbench: Srbench) -> None:
+    run = replace(make_run(), cells=[], fidelity=[], finished_blocks=set(), ended=False)
+    done = srbench("gate", write_run(run, Path("results")))
+    assert done.code == 5
+    assert done.err.count("\n") == 1
+    assert "holds no measured cell: nothing to judge" in done.err
+
+
+def test_revisions_of_one_pipeline_are_judged_by_the_margin(srbench: Srbench) -> None:
+    arm = {"pipeline": "s3diff-optimized", "revision": None, "commit": None}
+    head = {"arms": {BASELINE: arm, OPTIMIZED: arm}}
+    same = {"speedup": 1.0, "peak_growth": 1 / 0.8, "noise": QUIET}
+    run = write_run(make_run(head=head, **same), Path("results"))
+    assert srbench("gate", run).code == 0
+    slow = write_run(make_run(seed=1, slowdown=1.08, head=head, **same), Path("results"))
+    done = srbench("gate", slow)
+    assert done.code == 1
+    assert done.err.startswith("srbench gate: FAIL latency 48x32x4 +8 % slower than s3diff-base")
+
+
+def test_a_margin_under_the_measured_noise_is_exit_2(srbench: Srbench, promoted: str) -> None:
+    run = make_run(seed=1)
+    noise = NoiseFile(
+        profile="cpu",
+        device_name=run.head.fingerprint["cpu_model"],
+        driver=None,
+        run_id="20250101T000000Z-cpu-0000",
+        measured_at=run.head.started_at,
+        pipeline=OPTIMIZED,
+        precision="fp32",
+        weights="mini",
+        pairs=5,
+        blocks=10,
+        sd=dict.fromkeys([*CASES, "geomean"], 0.1),
+    )
+    write_noise(Path("results"), noise)
+    path = write_run(run, Path("results"))
+    done = srbench("gate", path, "--against", "main")
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    assert "margin 5 % of 48x32x4 is below 1" in done.err
+    assert "noise/cpu.json" in done.err
+    assert srbench("gate", path).code == 0  # a speed-up has no margin
+    Path("srbench.toml").write_text("[gate]\nmargin = 0.5\n")
+    assert srbench("gate", path, "--against", "main").code == 0
+
+
+def test_a_proven_gain_suggests_its_promotion(srbench: Srbench, promoted: str) -> None:
+    path = write_run(make_run(seed=1, slowdown=0.7), Path("results"))
+    done = srbench("gate", path, "--against", "main")
+    assert done.code == 0
+    assert done.err.startswith("srbench gate: note: latency 48x32x4 3")
+    assert done.err.endswith(f"keep it with: srbench baseline promote {path} --name main\n")
+    assert done.err.count("\n") == 1
+    by_path = srbench("gate", path, "--against", "results/baselines/cpu/main.jsonl")
+    assert (by_path.code, by_path.err) == (0, "")
+    open_question = replace(make_run(seed=2, slowdown=0.7), ended=False)
+    path = write_run(open_question, Path("results"))
+    assert "note:" not in srbench("gate", path, "--against", "main").err
+
+
+def test_a_simulated_run_says_so(srbench: Srbench) -> None:
+    run = write_run(make_run(head={"purpose": "simulation"}), Path("results"))
+    done = srbench("gate", run)
+    assert done.code == 0
+    assert done.out.endswith("verdict: PASS (SIMULATED)\n")
+    assert json.loads(srbench("gate", run, "--json").out)["simulated"] is True
 
 
 def test_json_is_one_document_and_junit_is_written(srbench: Srbench, promoted: str) -> None:

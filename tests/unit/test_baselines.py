@@ -11,7 +11,7 @@ from srbench.errors import NotComparableError, UsageError
 from srbench.gate import Policy
 from srbench.records import Run
 from srbench.store import list_runs, read_run
-from tests.factories import change_cell, change_fidelity, make_run, write_run
+from tests.factories import change_cell, change_fidelity, change_head, make_run, write_run
 
 
 def _promote(run: Run, root: Path, name: str = "main", *, force: bool = False) -> Baseline:
@@ -62,6 +62,24 @@ def test_unworthy_run_needs_force(tmp_path: Path, run: Run, reason: str) -> None
     assert "--force" in str(error.value)
     assert list_baselines(tmp_path) == []
     assert _promote(run, tmp_path, force=True).path.is_file()
+
+
+def test_a_run_need_not_be_fast_to_be_a_baseline(tmp_path: Path) -> None:
+    assert _promote(make_run(speedup=0.5), tmp_path).path.is_file()
+    arm = {"pipeline": "p", "revision": None, "commit": None}
+    slower = make_run(seed=1, speedup=0.5)
+    slower = change_head(slower, arms=dict.fromkeys(slower.head.pipelines, arm))
+    assert _promote(slower, tmp_path, "revisions").path.is_file()
+
+
+def test_counters_alone_make_a_baseline_and_a_single_timed_arm_does_not(tmp_path: Path) -> None:
+    single = make_run(arms=["s3diff-baseline"])
+    with pytest.raises(NotComparableError, match="single arm"):
+        _promote(single, tmp_path)
+    counted = replace(single, cells=[replace(cell, samples=[]) for cell in single.cells])
+    assert _promote(change_head(counted, purpose="work"), tmp_path, "work").path.is_file()
+    with pytest.raises(UsageError, match="48x32x4 s3diff-baseline was not measured"):
+        _promote(change_head(replace(single, cells=[]), purpose="work"), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a b"])

@@ -45,6 +45,7 @@ def test_good_run_passes_alone() -> None:
         "psnr",
         "worst_block_psnr",
         "eps_relative_l2",
+        "determinism",
         "speedup",
     }
     assert "geomean" in {c.case for c in judgement.checks}
@@ -152,11 +153,12 @@ def test_broken_cell_is_an_error_unless_something_regressed() -> None:
     assert "oom 48x32x4" in both.line()
 
 
-def test_empty_run_never_passes() -> None:
+def test_empty_run_is_not_comparable() -> None:
     run = replace(make_run(), cells=[], fidelity=[], finished_blocks=set(), ended=False)
-    judgement = judge(run, Policy())
-    assert judgement.exit_code == ExitCode.INCONCLUSIVE
-    assert judgement.warnings == ["the run has not finished: 0 of 6 blocks are there"]
+    with pytest.raises(NotComparableError, match="holds no measured cell: nothing to judge"):
+        judge(run, Policy())
+    with pytest.raises(NotComparableError, match="promoted 'main' holds no measured cell"):
+        _against(make_run(), run)
 
 
 def test_every_cell_broken() -> None:
@@ -277,6 +279,16 @@ def test_flops_count_and_missing_counter_is_open() -> None:
     assert {c.metric for c in _only(_against(more), Verdict.FAIL)} == {"flops"}
     run = _every(make_run(seed=1), OPTIMIZED, work={"launches": 900})
     assert _against(run).exit_code == ExitCode.INCONCLUSIVE
+
+
+def test_a_network_that_is_not_listed_was_not_called() -> None:
+    fewer = _with_work(make_run(seed=100), OPTIMIZED, calls={"unet": 2})
+    assert _against(make_run(seed=1), fewer).exit_code == ExitCode.OK  # listed with 0 there
+    called = _with_work(make_run(seed=1), OPTIMIZED, calls={"unet": 2, "vae_decoder": 1})
+    judgement = _against(called, fewer)
+    assert judgement.exit_code == ExitCode.REGRESSION
+    assert "calls.vae_decoder 48x32x4 s3diff-optimized 1, promoted 'main' has 0" in judgement.line()
+    assert _against(fewer, called).exit_code == ExitCode.OK
 
 
 def test_work_of_another_version_is_not_held() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,12 @@ def _file(folder: Path, text: str, name: str = "srbench.toml") -> Path:
 
 def test_shipped_example_is_the_default(project_root: Path) -> None:
     assert load_policy(project_root / "srbench.toml") == Policy()
+
+
+def test_every_key_is_documented_in_the_shipped_example(project_root: Path) -> None:
+    text = (project_root / "srbench.toml").read_text()
+    for key in (field.name for field in fields(Policy)):
+        assert f"{key} =" in text or f"[gate.{key}." in text
 
 
 def test_found_upward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,12 +56,15 @@ def test_overrides(tmp_path: Path) -> None:
     lpips = 0.02
     [gate.cases.128x128x4]
     margin = 0.08
+    time_margin = 0.2
     """
     policy = load_policy(_file(tmp_path, text))
     assert policy.memory_floor_mib == 8.0
     assert policy.tiers["reduced"] == TierLimits(40.0, 30.0, 0.02, 2.8e-3)
     assert policy.tiers["exact"] == DEFAULT_TIERS["exact"]
     assert policy.for_case("128x128x4").margin == 0.08
+    assert policy.for_case("128x128x4").time_margin == 0.2
+    assert policy.time_margin is None
     assert policy.for_case("512x512x2").margin == 0.05
 
 
@@ -67,6 +77,12 @@ def test_overrides(tmp_path: Path) -> None:
         ("[gate]\nmargin = true", "margin must be a number"),
         ("[gate]\nmargin = nan", "margin must be a number"),
         ("[gate]\nmargin = '5 %'", "margin must be a number"),
+        (
+            "[gate]\nenergy_marign = 0.1",
+            "unknown key 'energy_marign'. Did you mean 'energy_margin'?",
+        ),
+        ("[gate]\ntime_margin = false", "time_margin must be a number from 0 to 1, not False"),
+        ("[gate]\nown_precision_eps = 2", "own_precision_eps must be a number from 0 to 1, not 2"),
         ("[gate]\nmin_speedup = 0", "min_speedup must be a number from 0.01"),
         ("[gate]\non_inconclusive = 'maybe'", "must be one of exit-3, warn, fail"),
         ("[gate]\nrequire_lpips = 1", "require_lpips must be true or false"),

@@ -1,0 +1,70 @@
+"""Is the candidate as much faster than its run's own baseline, a different pipeline, as asked."""
+
+from __future__ import annotations
+
+from math import exp, log
+from statistics import fmean
+
+from srbench.gate.checks import Check, Question, Verdict
+from srbench.gate.policy import Policy
+from srbench.gate.ratios import (
+    GEOMEAN,
+    exponentiated,
+    geomean_blocks,
+    measured_ratios,
+    why_no_interval,
+)
+from srbench.records import Run
+from srbench.stats.effects import Effect, one_sample
+from srbench.stats.sequential import Decision, decide, look_for
+
+METRIC = "speedup"
+
+
+def speedup_checks(run: Run, candidate: str, policy: Policy) -> list[Check]:
+    """Speed-up of every case, and of their geometric mean, against `min_speedup`."""
+    cells = measured_ratios(run, candidate, run.head.cases)
+    required = {case: policy.for_case(case).min_speedup for case in cells}
+    effects = {
+        case: one_sample(list(ratios.values())).shifted(log(required[case]))
+        for case, ratios in cells.items()
+    }
+    if blocks := geomean_blocks(cells):
+        required[GEOMEAN] = exp(fmean(log(required[case]) for case in cells))
+        effects[GEOMEAN] = one_sample(blocks).shifted(log(required[GEOMEAN]))
+    open_checks = [
+        Question(case, candidate, METRIC).unmeasured(f"speed-up {case}: no timed pair of both arms")
+        for case in run.head.cases
+        if case not in cells
+    ]
+    if not effects:
+        return open_checks
+    look = look_for(min(effect.blocks for effect in effects.values()))
+    decisions = decide(effects, dict.fromkeys(effects, 0.0), look)
+    return open_checks + [
+        _check(Question(key, candidate, METRIC), effects[key], required[key], decisions[key])
+        for key in effects
+    ]
+
+
+def _check(question: Question, effect: Effect, required: float, decision: Decision) -> Check:
+    value = required * exp(-effect.estimate)
+    interval = exponentiated(effect.interval(), -1.0, required)
+    verdict = Verdict(decision.verdict)
+    if verdict is Verdict.PASS and effect.estimate > 0:
+        # A speed-up is a claim, not a tolerance: few blocks may not excuse missing it.
+        verdict = Verdict.INCONCLUSIVE
+    text = f"speed-up {question.case} {value:.2f}x"
+    if interval is not None:
+        text += f" (95 % {interval[0]:.2f}..{interval[1]:.2f})"
+    reason = {
+        Verdict.PASS: "within_limits",
+        Verdict.FAIL: "below_min_speedup",
+    }.get(verdict, "too_few_blocks" if effect.standard_error is None else "not_proven")
+    relation = {
+        Verdict.PASS: f", at least {required:g}x",
+        Verdict.FAIL: f" is below {required:g}x",
+    }.get(verdict, f" is not proven to reach {required:g}x{why_no_interval(effect)}")
+    return question.answer(
+        verdict, reason, text + relation, value=value, threshold=required, interval=interval
+    )

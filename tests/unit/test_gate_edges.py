@@ -1,0 +1,179 @@
+"""What must never pass: gaps, broken machines, simulations taken for measurements."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from srbench.errors import ExitCode, NotComparableError
+from srbench.gate import Policy, Verdict, judge
+from srbench.gate.resources import memory_metric
+from srbench.records import Run, VoidRecord
+from srbench.report.verdict import verdict_json, verdict_table
+from tests.factories import (
+    BASELINE,
+    CASES,
+    OPTIMIZED,
+    change_cell,
+    change_fidelity,
+    change_head,
+    make_run,
+)
+
+NAME = "promoted 'main'"
+
+
+def _half(run: Run) -> Run:
+    cells = [cell for cell in run.cells if cell.block < 7]
+    return replace(run, cells=cells, finished_blocks=set(range(7)), ended=False)
+
+
+@pytest.mark.parametrize(("word", "code"), [("exit-3", 3), ("warn", 3), ("fail", 1)])
+def test_an_unfinished_run_never_passes_whatever_the_policy_says(word: Any, code: int) -> None:
+    judgement = judge(_half(make_run(blocks=10)), Policy(on_inconclusive=word))
+    assert judgement.exit_code == code
+    (open_check,) = judgement.open_questions
+    assert open_check.reason_code == "unfinished"
+    assert "the run has not finished: 7 of 10 blocks are there" in judgement.line()
+
+
+def test_an_unfinished_run_may_fail_and_an_unfinished_reference_is_noted() -> None:
+    slow = judge(_half(make_run(blocks=10, speedup=0.8)), Policy())
+    assert slow.exit_code == ExitCode.REGRESSION
+    judgement = judge(make_run(seed=1), Policy(), _half(make_run(seed=100, blocks=10)), NAME)
+    assert judgement.exit_code == ExitCode.OK
+    assert f"{NAME} has not finished" in judgement.warnings
+
+
+def test_a_sequential_run_that_ended_early_is_whole() -> None:
+    """Six blocks of sixteen: the look is the number of finished blocks, its alpha 0.004."""
+    run = change_head(make_run(blocks=6), looks=[6, 10, 16], blocks=16)
+    assert judge(run, Policy()).exit_code == ExitCode.OK
+
+
+def test_nan_pictures_fail() -> None:
+    reason = f"{OPTIMIZED} computed NaN or infinite values (3.00% of them)"
+    run = change_fidelity(make_run(), 0, outcome="invalid", reason=reason, metrics={})
+    judgement = judge(run, Policy())
+    assert judgement.exit_code == ExitCode.REGRESSION
+    assert "48x32x4 of s3diff-optimized: invalid: s3diff-optimized computed NaN" in judgement.line()
+
+
+def test_every_cell_out_of_memory_is_infrastructure_also_against_a_promoted_run() -> None:
+    run = make_run(seed=1)
+    cells = [replace(c, outcome="oom", samples=[], memory={}, work={}) for c in run.cells]
+    judgement = judge(replace(run, cells=cells, fidelity=[]), Policy(), make_run(seed=100), NAME)
+    assert judgement.exit_code == ExitCode.INFRASTRUCTURE
+
+
+def test_voided_blocks_are_counted_in_a_warning() -> None:
+    void = VoidRecord(block=2, attempt=1, finished_at="", reasons=["thermal throttling"])
+    again = replace(void, attempt=2, reasons=["thermal throttling", "a foreign process"])
+    judgement = judge(replace(make_run(), voids=[void, again]), Policy())
+    assert judgement.warnings == [
+        "2 disturbed blocks were voided and repeated: thermal throttling; a foreign process"
+    ]
+
+
+def test_a_simulated_run_says_so_everywhere() -> None:
+    run = change_head(make_run(speedup=0.8), purpose="simulation")
+    judgement = judge(run, Policy())
+    assert judgement.line().startswith("srbench gate: FAIL (SIMULATED) speed-up 48x32x4")
+    table = verdict_table(judgement)
+    assert "SIMULATED: no device was measured" in table.splitlines()[0]
+    assert table.endswith("verdict: FAIL (SIMULATED)")
+    assert verdict_json(judgement)["simulated"] is True
+    assert verdict_json(judge(make_run(), Policy()))["simulated"] is False
+    with pytest.raises(NotComparableError, match="other purpose: simulation"):
+        judge(run, Policy(), make_run(), NAME)
+
+
+@pytest.mark.parametrize(
+    ("device", "metric"),
+    [
+        ("cpu", "peak_tensor_bytes"),
+        ("meta", "peak_tensor_bytes"),
+        ("cuda", "allocator_peak_bytes"),
+        ("simulated", "allocator_peak_bytes"),
+    ],
+)
+def test_the_memory_that_gates_follows_the_device(device: str, metric: str) -> None:
+    assert memory_metric(change_head(make_run(), device=device)) == metric
+
+
+def _work(**spec: Any) -> Run:
+    """A run of counters alone, as the meta device gives it."""
+    run = make_run(blocks=1, **spec)
+    cells = [replace(cell, samples=[], warmup_ms=[], load_ms=None) for cell in run.cells]
+    run = replace(run, cells=cells, fidelity=[])
+    return change_head(run, purpose="work", device="meta", profile="meta")
+
+
+def _counter(run: Run, index: int, **counters: int) -> Run:
+    return change_cell(run, index, work=run.cells[index].work | counters)
+
+
+def test_counters_alone_are_held_against_counters_only() -> None:
+    with pytest.raises(NotComparableError, match="work counters only: hold it against another"):
+        judge(_work(), Policy())
+    with pytest.raises(NotComparableError, match="other profile: meta"):
+        judge(_work(), Policy(), make_run(), NAME)
+    measured = change_head(make_run(), profile="meta")
+    with pytest.raises(NotComparableError, match="other purpose: work"):
+        judge(_work(), Policy(), measured, NAME)
+
+
+def test_equal_counters_pass_and_nothing_else_is_asked() -> None:
+    judgement = judge(_work(), Policy(), _work(), NAME)
+    assert judgement.exit_code == ExitCode.OK
+    assert {check.metric for check in judgement.checks} == {
+        "outcome",
+        "peak_tensor_bytes",
+        "launches",
+        "host_device_bytes",
+        "calls.unet",
+        "calls.text_encoder",
+        "flops",
+    }
+    assert judge(_work(arms=[OPTIMIZED]), Policy(), _work(arms=[OPTIMIZED]), NAME).exit_code == 0
+
+
+@pytest.mark.parametrize(("index", "launches", "code"), [(1, 901, 1), (1, 899, 0), (0, 2399, 1)])
+def test_one_launch_decides(index: int, launches: int, code: int) -> None:
+    run = _counter(_work(), index, launches=launches)
+    judgement = judge(run, Policy(), _work(), NAME)
+    assert judgement.exit_code == code
+    arm = (BASELINE, OPTIMIZED)[index]
+    assert not code or f"launches {CASES[0]} {arm} {launches:,}" in judgement.line()
+
+
+def test_one_byte_more_of_tensors_fails_where_it_is_a_count() -> None:
+    work = _work()
+    memory = {"peak_tensor_bytes": work.cells[1].memory["peak_tensor_bytes"] + 1}  # type: ignore[operator]
+    judgement = judge(change_cell(work, 1, memory=memory), Policy(), work, NAME)
+    assert judgement.exit_code == ExitCode.REGRESSION
+    assert "peak_tensor_bytes 48x32x4" in judgement.line()
+
+
+def test_counters_of_another_processor_hold_without_a_word_and_of_another_torch_with_one() -> None:
+    def on(**facts: Any) -> Run:
+        run = _work()
+        return change_head(run, fingerprint=run.head.fingerprint | facts)
+
+    assert judge(on(cpu_model="Other CPU"), Policy(), _work(), NAME).warnings == []
+    other = judge(on(versions={"torch": "2.14.2"}), Policy(), _work(), NAME)
+    assert other.warnings == [f"other torch: 2.14.2, but {NAME} has 2.14.1"]
+    assert other.exit_code == ExitCode.OK
+
+
+def test_no_counter_at_all_is_open_for_counters_alone() -> None:
+    bare = _work()
+    bare = replace(bare, cells=[replace(cell, work={}, memory={}) for cell in bare.cells])
+    assert judge(bare, Policy(), bare, NAME).exit_code == ExitCode.INCONCLUSIVE
+    timed = make_run(seed=1)
+    timed = replace(timed, cells=[replace(cell, work={}) for cell in timed.cells])
+    judgement = judge(timed, Policy(), timed, NAME)
+    skipped = [check for check in judgement.checks if check.verdict is Verdict.SKIPPED]
+    assert f"work {CASES[0]} {OPTIMIZED} was not counted" in {check.message for check in skipped}

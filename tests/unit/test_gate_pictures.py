@@ -1,0 +1,222 @@
+"""The baseline's own precision, and the same picture every time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from srbench.errors import ExitCode
+from srbench.gate import Check, Judgement, Policy, Verdict, judge
+from srbench.gate.policy import parse_policy
+from srbench.records import FidelityRecord, Run
+from tests.factories import BASELINE, CASES, OPTIMIZED, change_fidelity, make_run
+
+
+def _half_precision(**metrics: float) -> Run:
+    """A run in fp16 whose case 0 has the given metrics between the arms besides PSNR."""
+    run = make_run(profile="a10", psnr=45.0, worst_block=35.0)
+    return change_fidelity(run, 0, metrics=run.fidelity[0].metrics | metrics)
+
+
+def _role(run: Run, role: str, arm: str, **changes: Any) -> Run:
+    record = FidelityRecord(case=CASES[0], pipeline=arm, reference=role, **changes)
+    return replace(run, fidelity=[*run.fidelity, record])
+
+
+def _from_fp32(run: Run, ours: dict[str, float], theirs: dict[str, float]) -> Run:
+    run = _role(run, "fp32", OPTIMIZED, metrics=ours)
+    return _role(run, "fp32", BASELINE, metrics=theirs)
+
+
+def _found(judgement: Judgement, metric: str) -> list[Check]:
+    return [c for c in judgement.checks if c.metric == metric and c.case == CASES[0]]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "code"),
+    [
+        ({"psnr": 48.0}, {"psnr": 48.4}, 0),
+        ({"psnr": 48.0}, {"psnr": 48.6}, 1),
+        ({"psnr": 59.6}, {"psnr": 78.0}, 0),
+        ({"psnr": 59.4}, {"psnr": 78.0}, 1),
+        ({"psnr": 40.0, "psnr_float": 50.0}, {"psnr": 48.0, "psnr_float": 50.3}, 0),
+        ({"psnr": 48.0}, {"psnr": 48.0, "psnr_float": 60.0}, 0),
+        ({"psnr": float("nan")}, {"psnr": 48.0}, 1),
+        ({"psnr": 48.0}, {"psnr": float("nan")}, 1),
+    ],
+)
+def test_no_farther_from_fp32_than_the_baseline(
+    ours: dict[str, float], theirs: dict[str, float], code: int
+) -> None:
+    judgement = judge(_from_fp32(_half_precision(), ours, theirs), Policy())
+    assert judgement.exit_code == code
+    (check,) = _found(judgement, "psnr_vs_fp32")
+    assert check.reason_code == ("below_limit" if code else "within_limits")
+    assert "dB from fp32, the baseline's own precision is" in check.message
+
+
+def test_the_tolerated_drop_is_the_policy_s() -> None:
+    run = _from_fp32(_half_precision(), {"psnr": 48.0}, {"psnr": 49.0})
+    assert judge(run, Policy()).exit_code == ExitCode.REGRESSION
+    policy = parse_policy({"cases": {CASES[0]: {"own_precision_drop_db": 1.5}}}, "test")
+    assert judge(run, policy).exit_code == ExitCode.OK
+
+
+def test_in_fp32_the_baseline_is_the_reference_and_in_fp16_a_missing_one_is_told() -> None:
+    assert _found(judge(make_run(), Policy()), "psnr_vs_fp32") == []
+    (check,) = _found(judge(_half_precision(), Policy()), "psnr_vs_fp32")
+    assert (check.verdict, check.reason_code) == (Verdict.SKIPPED, "not_measured")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "verdict"),
+    [("oom", 0, Verdict.SKIPPED), ("crash", 3, Verdict.INCONCLUSIVE), ("invalid", 1, Verdict.FAIL)],
+)
+def test_a_reference_that_could_not_be_computed(outcome: str, code: int, verdict: Verdict) -> None:
+    run = _half_precision()
+    for arm in (BASELINE, OPTIMIZED):
+        run = _role(run, "fp32", arm, outcome=outcome, reason="why")
+    judgement = judge(run, Policy())
+    assert judgement.exit_code == code
+    (check,) = _found(judgement, "psnr_vs_fp32")
+    assert (check.verdict, check.reason_code) == (verdict, outcome)
+    assert check.message.endswith("why")
+
+
+def test_half_a_comparison_with_fp32_stays_open() -> None:
+    for arm in (BASELINE, OPTIMIZED):
+        run = _role(_half_precision(), "fp32", arm, metrics={"psnr": 48.0})
+        assert judge(run, Policy()).exit_code == ExitCode.INCONCLUSIVE
+    empty = _from_fp32(_half_precision(), {"ssim": 1.0}, {"ssim": 1.0})
+    assert judge(empty, Policy()).exit_code == ExitCode.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "code"),
+    [(1.9e-3, 1e-4, 0), (2.1e-3, 1e-4, 1), (3.2e-3, 3e-3, 0), (3.4e-3, 3e-3, 1)],
+)
+def test_eps_is_held_against_fp32_and_that_decides(ours: float, theirs: float, code: int) -> None:
+    """Between the arms it is past the tier's 2.8e-3 each time: the fp32 reference overrules."""
+    run = _half_precision(eps_relative_l2=4e-3)
+    assert judge(run, Policy()).exit_code == ExitCode.REGRESSION
+    metrics = [{"psnr": 48.0, "eps_relative_l2": eps} for eps in (ours, theirs)]
+    judgement = judge(_from_fp32(run, *metrics), Policy())
+    assert judgement.exit_code == code
+    assert _found(judgement, "eps_relative_l2") == []
+    (check,) = _found(judgement, "eps_vs_fp32")
+    assert check.threshold == pytest.approx(max(2e-3, 1.1 * theirs))
+
+
+def test_eps_between_the_arms_holds_where_fp32_has_none() -> None:
+    run = _half_precision(eps_relative_l2=4e-3)
+    judgement = judge(_from_fp32(run, {"psnr": 48.0}, {"psnr": 48.0}), Policy())
+    assert judgement.exit_code == ExitCode.REGRESSION
+    assert _found(judgement, "eps_vs_fp32") == []
+
+
+def _hashed(run: Run, picture: Callable[[str, int, int], str]) -> Run:
+    """Hashes by arm, block and pair."""
+    cells = [
+        replace(
+            cell,
+            samples=[
+                sample | {"output_sha256": picture(cell.pipeline, cell.block, sample["pair"])}
+                for sample in cell.samples
+            ],
+        )
+        for cell in run.cells
+    ]
+    return replace(run, cells=cells)
+
+
+def _candidate_differs(run: Run) -> Run:
+    return _hashed(run, lambda arm, _, pair: str(pair % 2) if arm == OPTIMIZED else "same")
+
+
+def _both_differ(run: Run) -> Run:
+    return _hashed(run, lambda _, block, pair: f"{block}{pair}")
+
+
+def test_the_same_picture_passes() -> None:
+    judgement = judge(_hashed(make_run(), lambda *_: "same"), Policy())
+    assert judgement.exit_code == ExitCode.OK
+    assert judgement.warnings == []
+    (check,) = _found(judgement, "determinism")
+    assert (check.verdict, check.value) == (Verdict.PASS, 1)
+
+
+def test_unchecked_is_not_passed() -> None:
+    checks = [c for c in judge(make_run(), Policy()).checks if c.metric == "determinism"]
+    assert [check.verdict for check in checks] == [Verdict.SKIPPED]
+    run = _hashed(make_run(), lambda *_: "same")
+    cells = [replace(c, samples=[]) if c.case == CASES[0] else c for c in run.cells]
+    (check,) = _found(judge(replace(run, cells=cells), Policy()), "determinism")
+    assert check.verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_candidate_that_differs_within_a_process_fails_with_its_size() -> None:
+    judgement = judge(_candidate_differs(make_run()), Policy())
+    assert judgement.exit_code == ExitCode.REGRESSION
+    assert (
+        "48x32x4 s3diff-optimized makes 2 different pictures in one process, how far apart was not "
+        "measured; the baseline makes one"
+    ) in judgement.line()
+    (check,) = _found(judgement, "determinism")
+    assert (check.reason_code, check.value) == ("nondeterministic", 2)
+    floor = {"psnr": 51.3, "max_abs_diff": 2.0}
+    sized = judge(
+        _role(_candidate_differs(make_run()), "repeat", OPTIMIZED, metrics=floor), Policy()
+    )
+    assert "makes 2 different pictures in one process, 51.3 dB apart" in sized.line()
+
+
+def test_the_second_picture_shows_what_the_timed_ones_hid() -> None:
+    same = _hashed(make_run(), lambda *_: "same")
+    floor = {"psnr": 33.0, "max_abs_diff": 9.0, "distinct_pictures": 3.0}
+    judgement = judge(_role(same, "repeat", OPTIMIZED, metrics=floor), Policy())
+    assert "makes 3 different pictures in one process, 33.0 dB apart" in judgement.line()
+    equal = {"psnr": 80.0, "max_abs_diff": 0.0}
+    assert judge(_role(same, "repeat", OPTIMIZED, metrics=equal), Policy()).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("floor", "code"),
+    [
+        ({"psnr": 55.0, "worst_block_psnr": 45.0}, 0),
+        ({"psnr": 55.0, "worst_block_psnr": 20.0}, 1),
+        ({"psnr": 45.0, "worst_block_psnr": 45.0}, 1),
+    ],
+)
+def test_where_the_baseline_differs_too_the_tier_decides(
+    floor: dict[str, float], code: int
+) -> None:
+    run = _both_differ(make_run(cases=CASES[:1]))
+    assert judge(run, Policy()).exit_code == ExitCode.INCONCLUSIVE
+    judgement = judge(_role(run, "repeat", OPTIMIZED, metrics=floor), Policy())
+    assert judgement.exit_code == code
+    (check,) = _found(judgement, "determinism")
+    assert check.reason_code == ("nondeterministic" if code else "within_limits")
+
+
+def test_a_repeat_that_is_no_picture_fails() -> None:
+    run = _both_differ(make_run(cases=CASES[:1]))
+    broken = _role(run, "repeat", OPTIMIZED, outcome="invalid", reason="NaN")
+    assert judge(broken, Policy()).exit_code == ExitCode.REGRESSION
+
+
+def test_a_baseline_that_differs_alone_is_no_fault_of_the_candidate() -> None:
+    run = _hashed(make_run(), lambda arm, _, pair: str(pair) if arm == BASELINE else "same")
+    assert judge(run, Policy()).exit_code == ExitCode.OK
+
+
+def test_processes_that_differ_are_a_warning() -> None:
+    run = _hashed(make_run(), lambda arm, block, _: str(block % 2) if arm == OPTIMIZED else "same")
+    judgement = judge(run, Policy())
+    assert judgement.exit_code == ExitCode.OK
+    assert judgement.warnings == [
+        "pictures of s3diff-optimized differ from process to process in 48x32x4, 64x64x2, 96x64x2 "
+        "(autotuning?), not within one"
+    ]
