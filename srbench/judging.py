@@ -2,104 +2,227 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Self
 
+from srbench.arm import Arm, Job
+from srbench.cases import Case
 from srbench.coordinator import Coordinator, Observer, Sink
-from srbench.outcome import Failure
+from srbench.fidelity.roles import FP32, OTHER_SEED, REPEAT, ROLES
+from srbench.outcome import Failure, Outcome
 from srbench.plan import Plan
-from srbench.protocol import Alone, Judge, Judged
+from srbench.protocol import Alone, Judge, Judged, Paint, Painted
 from srbench.records import FidelityRecord
 from srbench.worker_process import WorkerProcess
+
+Files = dict[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """What is held against what: see `srbench.records.FidelityRecord`."""
+
+    case: str
+    arm: str
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All pictures of a case.
+
+    Attributes:
+        alone: Arm -> its solo phase.
+        exact: The baseline in float32; None where nobody asks for it.
+    """
+
+    alone: Mapping[str, Alone | Failure]
+    exact: Painted | Failure | None
+
+
+def pairings(plan: Plan, precision: str) -> list[Pairing]:
+    """Everything to be judged in a run, in the order in which it is stored.
+
+    Each case: every candidate against the baseline; every arm against its own repeat; the baseline
+    against itself under another seed; and where the run computes in less than float32, every arm
+    against the baseline in float32.
+    """
+    baseline, *candidates = plan.arms
+    found = []
+    for case in plan.cases:
+        found += [Pairing(case, arm, baseline) for arm in candidates]
+        found += [Pairing(case, arm, REPEAT) for arm in plan.arms]
+        found.append(Pairing(case, baseline, OTHER_SEED))
+        if precision != "fp32":
+            found += [Pairing(case, arm, FP32) for arm in plan.arms]
+    return found
 
 
 def judge_run(
     coordinator: Coordinator,
-    plan: Plan,
-    device: str,
-    timeout_s: float,
+    job: Job,
     *,
     sink: Sink,
     observer: Observer,
-    done: Collection[tuple[str, str]],
+    done: Collection[tuple[str, str, str]],
 ) -> list[FidelityRecord]:
-    """Hold every candidate against the baseline and store what is found.
+    """Gather the fidelity evidence of a run and store what is found.
 
     Args:
         coordinator: Of the run; pictures that it does not have are made again.
-        plan: Cases and arms, the first arm being the reference.
-        device: Where metrics are computed, `cpu` or `cuda`.
-        timeout_s: Longest that one comparison may take.
+        job: What its workers were told.
         sink: Takes the records.
         observer: Told what broke.
-        done: (case, arm) that are stored already.
+        done: (case, arm, reference) that are stored already.
 
     Returns:
         The new records.
     """
-    reference, *candidates = plan.arms
-    wanted = [(case, arm) for case in plan.cases for arm in candidates if (case, arm) not in done]
+    wanted = [
+        pairing
+        for pairing in pairings(job.plan, job.precision)
+        if (pairing.case, pairing.arm, pairing.reference) not in done
+    ]
     if not wanted:
         return []
-    pictures = {case: coordinator.pictures(case) for case in dict.fromkeys(c for c, _ in wanted)}
-    # The pipelines leave the device before the metrics' networks come.
+    cases = list(dict.fromkeys(pairing.case for pairing in wanted))
+    alone = {case: coordinator.pictures(case) for case in cases}
+    # One network's weights at a time: the pipelines leave before the reference comes, and it leaves
+    # before the metrics' networks come.
     coordinator.close_workers()
-    worker: WorkerProcess | None = None
+    unpainted = dict.fromkeys(p.case for p in wanted if p.reference == FP32)
+    exact = _paint_exactly(coordinator, job, unpainted, observer)
     records = []
-    try:
-        for case, arm in wanted:
-            ours, theirs = pictures[case][arm], pictures[case][reference]
-            failure = next((p for p in (theirs, ours) if isinstance(p, Failure)), None)
-            if failure is None:
-                assert isinstance(ours, Alone)
-                assert isinstance(theirs, Alone)
-                if worker is None or not worker.alive:
-                    worker = WorkerProcess(coordinator.folder / "fidelity.log")
-                request = Judge(
-                    case=case,
-                    pipeline=arm,
-                    reference=reference,
-                    image=coordinator.image(case),
-                    reference_files=_files(theirs),
-                    candidate_files=_files(ours),
-                    device=device,
-                )
-                record = _judged(worker, request, timeout_s, observer)
-            else:
-                record = _failed(case, arm, reference, failure)
-            sink.append([record])
-            records.append(record)
-    finally:
-        if worker is not None:
-            worker.stop()
+    with _Comparer(coordinator, job, observer) as comparer:
+        for pairing in wanted:
+            evidence = Evidence(alone[pairing.case], exact.get(pairing.case))
+            records.append(comparer.judge(pairing, evidence))
+            sink.append([records[-1]])
     return records
 
 
-def _files(alone: Alone) -> dict[str, str | None]:
-    return {
-        "picture": alone.picture,
-        "picture_float": alone.picture_float,
-        "eps": alone.eps,
-    }
+def _paint_exactly(
+    coordinator: Coordinator, job: Job, cases: Iterable[str], observer: Observer
+) -> dict[str, Painted | Failure]:
+    """The baseline pipeline in float32 on every case, in one worker as long as it lives."""
+    painted: dict[str, Painted | Failure] = {}
+    arm: Arm | None = None
+    try:
+        for number, name in enumerate(cases):
+            if arm is None:
+                in_fp32 = replace(job, precision="fp32")
+                arm = Arm(job.plan.arms[0], in_fp32, coordinator.folder, observer.note)
+            request = Paint(
+                image=coordinator.image(name),
+                scale=Case.parse(name).scale,
+                seed=job.noise_seed,
+                outputs=str(coordinator.folder / f"fp32-{number}"),
+            )
+            reply = _unfit(arm) or arm.ask(Painted, request)
+            if isinstance(reply, Failure):
+                reply = Failure(reply.outcome, f"fp32 reference: {reply.reason}")
+            painted[name] = reply
+    finally:
+        if arm is not None:
+            arm.stop()
+    return painted
 
 
-def _judged(
-    worker: WorkerProcess, request: Judge, timeout_s: float, observer: Observer
-) -> FidelityRecord:
-    reply = worker.ask(request, timeout_s)
-    if isinstance(reply, Failure):
-        observer.note(f"fidelity of {request.pipeline} {request.case}: {reply.reason}")
-        if tail := worker.log_tail():
-            observer.note(tail)
-        return _failed(request.case, request.pipeline, request.reference, reply)
-    assert isinstance(reply, Judged)
-    return FidelityRecord.from_json(reply.record)
+def _unfit(arm: Arm) -> Failure | None:
+    """Why the arm is no float32 reference; None when it is one."""
+    described = arm.describe()
+    if isinstance(described, Failure):
+        return described
+    if "fp32" not in described.precisions:
+        return Failure(Outcome.UNSUPPORTED, f"{arm.name} does not compute in fp32")
+    if failure := arm.ready():
+        return failure
+    if arm.tf32:
+        return Failure(Outcome.UNSUPPORTED, f"{arm.name} turns TF32 on: no fp32 reference")
+    return None
 
 
-def _failed(case: str, arm: str, reference: str, failure: Failure) -> FidelityRecord:
+def sides(pairing: Pairing, evidence: Evidence) -> tuple[Files, Files] | Failure:
+    """Files of the reference and of the arm, or why one of them has none."""
+    ours = evidence.alone[pairing.arm]
+    if isinstance(ours, Failure):
+        return ours
+    if pairing.reference == REPEAT:
+        if ours.distinct_pictures is None:
+            return Failure(Outcome.UNSUPPORTED, "its worker made no second picture")
+        return {"picture": ours.repeat or ours.picture}, _files(ours)
+    if pairing.reference == OTHER_SEED:
+        if ours.other_seed is None:
+            return Failure(Outcome.UNSUPPORTED, "its worker made no picture under another seed")
+        return {"picture": ours.other_seed}, _files(ours)
+    theirs = evidence.exact if pairing.reference == FP32 else evidence.alone[pairing.reference]
+    assert theirs is not None
+    return theirs if isinstance(theirs, Failure) else (_files(theirs), _files(ours))
+
+
+def _files(made: Painted) -> Files:
+    return {"picture": made.picture, "picture_float": made.picture_float, "eps": made.eps}
+
+
+class _Comparer:
+    """The worker that computes metrics, started when it is needed and replaced when it breaks."""
+
+    def __init__(self, coordinator: Coordinator, job: Job, observer: Observer) -> None:
+        self._coordinator = coordinator
+        self._job = job
+        self._observer = observer
+        self._worker: WorkerProcess | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._worker is not None:
+            self._worker.stop()
+
+    def judge(self, pairing: Pairing, evidence: Evidence) -> FidelityRecord:
+        """Hold one thing against the other, or tell why that cannot be."""
+        found = sides(pairing, evidence)
+        if isinstance(found, Failure):
+            return _failed(pairing, found)
+        record = self._ask(pairing, *found)
+        alone = evidence.alone[pairing.arm]
+        if pairing.reference == REPEAT and record.metrics and isinstance(alone, Alone):
+            assert alone.distinct_pictures is not None
+            modes = {"distinct_pictures": float(alone.distinct_pictures)}
+            return replace(record, metrics=record.metrics | modes)
+        return record
+
+    def _ask(self, pairing: Pairing, theirs: Files, ours: Files) -> FidelityRecord:
+        if self._worker is None or not self._worker.alive:
+            self._worker = WorkerProcess(self._coordinator.folder / "fidelity.log", self._job.judge)
+        between_arms = pairing.reference not in ROLES
+        request = Judge(
+            case=pairing.case,
+            pipeline=pairing.arm,
+            reference=pairing.reference,
+            image=self._coordinator.image(pairing.case) if between_arms else None,
+            reference_files=theirs,
+            candidate_files=ours,
+            device=self._job.device,
+        )
+        reply = self._worker.ask(request, self._job.timeout_s)
+        if isinstance(reply, Failure):
+            what = f"{pairing.arm} {pairing.case} against {pairing.reference}"
+            self._observer.note(f"fidelity of {what}: {reply.reason}")
+            if tail := self._worker.log_tail():
+                self._observer.note(tail)
+            return _failed(pairing, reply)
+        assert isinstance(reply, Judged)
+        return FidelityRecord.from_json(reply.record)
+
+
+def _failed(pairing: Pairing, failure: Failure) -> FidelityRecord:
     return FidelityRecord(
-        case=case,
-        pipeline=arm,
-        reference=reference,
+        case=pairing.case,
+        pipeline=pairing.arm,
+        reference=pairing.reference,
         outcome=failure.outcome.value,
         reason=failure.reason,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from srbench.errors import InfrastructureError
@@ -53,10 +53,12 @@ class Describe(Message):
     """Import a pipeline, build its options, tell its facts; no weight is touched.
 
     Attributes:
-        pipeline: Name of the arm.
-        assignments: Of `srbench.registry.split_assignments`.
+        arm: Name of the arm.
+        pipeline: Name of the pipeline, or `module:attribute`.
+        assignments: Of `srbench.registry.split_assignments`, by arm.
     """
 
+    arm: str
     pipeline: str
     assignments: dict[str, dict[str, str]]
 
@@ -119,6 +121,30 @@ class Loaded(Message):
 
 @_request
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate(Message):
+    """Ask a loaded pipeline what one image will need."""
+
+    width: int
+    height: int
+    scale: int
+
+
+@_reply
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimated(Message):
+    """Device memory of one image.
+
+    Attributes:
+        needed_bytes: Beside the weights.
+        free_bytes: What is free on the device now.
+    """
+
+    needed_bytes: int
+    free_bytes: int
+
+
+@_request
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prepare(Message):
     """Prepare a size."""
 
@@ -144,11 +170,17 @@ class Upscale(Message):
         image: `.npy` file of the uint8 input.
         scale: Factor.
         seed: Of the posterior noise.
+        block: Block that the image belongs to. Only a simulated device asks for this and the next.
+        attempt: Of that block, from 1.
+        position: Of the timed image in its cell; None in the warm-up.
     """
 
     image: str
     scale: int
     seed: int
+    block: int = 0
+    attempt: int = 1
+    position: int | None = None
 
 
 @_reply
@@ -165,8 +197,8 @@ class Timed(Message):
 
 @_request
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Solo(Message):
-    """Measure what only an otherwise idle device tells, and keep the pictures for the fidelity.
+class Paint(Message):
+    """Make the pictures of one image, nothing measured.
 
     Attributes:
         image: `.npy` file of the uint8 input.
@@ -183,7 +215,35 @@ class Solo(Message):
 
 @_reply
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Alone(Message):
+class Painted(Message):
+    """The pictures of one image.
+
+    Attributes:
+        picture: `.npy` of the uint8 output.
+        picture_float: `.npy` of the float32 output.
+        eps: `.npy` of the network's noise prediction, None when the pipeline shows none.
+    """
+
+    picture: str
+    picture_float: str
+    eps: str | None
+
+
+@_request
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solo(Paint):
+    """Measure what only an otherwise idle device tells, and keep the pictures for the fidelity.
+
+    Attributes:
+        other_seed: Of one more picture, to see how much the model itself varies; None for none.
+    """
+
+    other_seed: int | None = None
+
+
+@_reply
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alone(Painted):
     """Result of the solo phase.
 
     Attributes:
@@ -191,20 +251,24 @@ class Alone(Message):
         work: See `srbench.records.CellRecord`, with `flops` by stage.
         energy_j: Joules an image, or None.
         energy_reason: Why it is None.
-        picture: `.npy` of the uint8 output.
-        picture_sha256: Of its values, to be held against those of the timed images.
-        picture_float: `.npy` of the float32 output.
-        eps: `.npy` of the network's noise prediction, None when the pipeline shows none.
+        energy: See `srbench.records.CellRecord`.
+        picture_sha256: Of the picture's values, to be held against those of the timed images.
+        distinct_pictures: How many different pictures several tries gave, 1 when the pipeline is
+            deterministic; None when there was one try only.
+        repeat: `.npy` of the uint8 output furthest from `picture` among those tries; None when
+            all were equal.
+        other_seed: `.npy` of the uint8 output under `Solo.other_seed`.
     """
 
     memory: dict[str, int | None]
     work: dict[str, Any]
     energy_j: float | None
     energy_reason: str | None
-    picture: str
     picture_sha256: str
-    picture_float: str
-    eps: str | None
+    energy: dict[str, float | None] = field(default_factory=dict)
+    distinct_pictures: int | None = None
+    repeat: str | None = None
+    other_seed: str | None = None
 
 
 @_request
@@ -220,20 +284,35 @@ class CountWork(Message):
 @_reply
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counted(Message):
-    """Floating-point operations by stage."""
+    """Work of one image, see `pipelines.contract.WorkCounts`."""
 
     flops: dict[str, int]
+    launches: int
+    calls: dict[str, int]
+    host_device_bytes: int
+    peak_tensor_bytes: int
 
 
 @_request
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judge(Message):
-    """Compare an arm's pictures with the reference's; the files of two `Alone` replies."""
+    """Compare an arm's pictures with a reference's.
+
+    Attributes:
+        case: Name of the case.
+        pipeline: The arm judged.
+        reference: An arm or one of `srbench.fidelity.roles`.
+        image: `.npy` file of the uint8 input, for crops beside the metrics; None makes no crops.
+        reference_files: `picture`, `picture_float` and `eps` of an `Alone` or `Painted`; only the
+            first is always there.
+        candidate_files: The same of the arm judged.
+        device: Where networks of metrics run.
+    """
 
     case: str
     pipeline: str
     reference: str
-    image: str
+    image: str | None
     reference_files: dict[str, str | None]
     candidate_files: dict[str, str | None]
     device: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,10 +12,11 @@ import numpy as np
 
 from srbench import protocol
 from srbench.errors import UsageError
+from srbench.fidelity.repeats import digest, paint_again
 from srbench.fingerprint import cpu_threads
 from srbench.nvml import Monitor
 from srbench.probes.clock import synchronise, timed
-from srbench.probes.energy import joules_per_image
+from srbench.probes.energy import measure_energy
 from srbench.probes.memory import MemoryProbe
 from srbench.registry import assignments_for, load_pipeline, option_names, parse_options
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipelines.contract import Pipeline
+    from srbench.fidelity.compare import Output
 
 
 class Workbench:
@@ -38,9 +39,11 @@ class Workbench:
         self._tasks: dict[type[protocol.Message], Callable[[Any], protocol.Message]] = {
             protocol.Describe: self._describe,
             protocol.Load: self._load,
+            protocol.Estimate: self._estimate,
             protocol.Prepare: self._prepare,
             protocol.Upscale: self._upscale,
             protocol.Solo: self._solo,
+            protocol.Paint: self._paint,
             protocol.CountWork: self._count_work,
             protocol.Judge: self._judge,
         }
@@ -65,7 +68,7 @@ class Workbench:
 
     def _describe(self, request: protocol.Describe) -> protocol.Described:
         found = load_pipeline(request.pipeline)
-        values = assignments_for(request.pipeline, option_names(found.Options), request.assignments)
+        values = assignments_for(request.arm, option_names(found.Options), request.assignments)
         options = parse_options(found, values)
         self._pipeline = found(options)
         return protocol.Described(
@@ -101,6 +104,18 @@ class Workbench:
         tf32 = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
         return protocol.Loaded(load_ms=load_ms, tf32=tf32)
 
+    def _estimate(self, request: protocol.Estimate) -> protocol.Estimated:
+        import torch
+
+        from srbench.upscaling import free_memory
+
+        return protocol.Estimated(
+            needed_bytes=self.pipeline.memory_estimate(
+                request.height, request.width, request.scale
+            ),
+            free_bytes=free_memory(torch.device(self._device)),
+        )
+
     def _prepare(self, request: protocol.Prepare) -> protocol.Prepared:
         start = time.perf_counter_ns()
         self.pipeline.prepare(request.height, request.width, request.scale)
@@ -125,7 +140,7 @@ class Workbench:
             gpu_ms=timing.gpu_ms,
             stages_ms=timing.stages_ms,
             state={} if before is None else {"before": before, "after": after},
-            output_sha256=hashlib.sha256(timing.result.tobytes()).hexdigest(),
+            output_sha256=digest(timing.result),
         )
 
     def _solo(self, request: protocol.Solo) -> protocol.Alone:
@@ -133,8 +148,8 @@ class Workbench:
 
         image, pipeline = self._input(request.image), self.pipeline
 
-        def upscale() -> NDArray[np.uint8]:
-            return pipeline.upscale(image, request.scale, seed=request.seed)
+        def upscale(seed: int = request.seed) -> NDArray[np.uint8]:
+            return pipeline.upscale(image, request.scale, seed=seed)
 
         probe = MemoryProbe(self._device, self._monitor)
         picture = upscale()
@@ -144,46 +159,65 @@ class Workbench:
             upscale()
         counts = asdict(counter.counts())
         memory["peak_tensor_bytes"] = counts.pop("peak_tensor_bytes")
+        picture_float, eps = self._exact(request)
+        repeats = paint_again(upscale, picture)
+        other = None if request.other_seed is None else upscale(request.other_seed)
+        energy = measure_energy(upscale, self._monitor)
+        return protocol.Alone(
+            memory=memory,
+            work=counts,
+            energy_j=energy.gross_j,
+            energy_reason=energy.reason,
+            energy=energy.to_record(),
+            picture_sha256=digest(picture),
+            picture=_keep(picture, request.outputs, "picture"),
+            picture_float=picture_float,
+            eps=eps,
+            distinct_pictures=repeats.distinct,
+            repeat=_keep_if(repeats.worst, request.outputs, "repeat"),
+            other_seed=_keep_if(other, request.outputs, "other-seed"),
+        )
+
+    def _paint(self, request: protocol.Paint) -> protocol.Painted:
+        image, pipeline = self._input(request.image), self.pipeline
+        picture = pipeline.upscale(image, request.scale, seed=request.seed)
+        _check_picture(picture, image, request.scale)
+        picture_float, eps = self._exact(request)
+        return protocol.Painted(
+            picture=_keep(picture, request.outputs, "picture"),
+            picture_float=picture_float,
+            eps=eps,
+        )
+
+    def _exact(self, request: protocol.Paint) -> tuple[str, str | None]:
+        """Keep the picture before its rounding, and the predicted noise if it is shown."""
         seen: list[NDArray[np.float32]] = []
 
         def observe(name: str, tensor: Any) -> None:
             if name == "eps":
                 seen.append(tensor.detach().float().cpu().numpy())
 
-        exact = pipeline.upscale_float(image, request.scale, seed=request.seed, observe=observe)
-        energy_j, why = joules_per_image(upscale, self._monitor)
-        eps = _joined(seen)
-        return protocol.Alone(
-            memory=memory,
-            work=counts,
-            energy_j=energy_j,
-            energy_reason=why,
-            picture_sha256=hashlib.sha256(picture.tobytes()).hexdigest(),
-            picture=_keep(picture, request.outputs, "picture"),
-            picture_float=_keep(exact, request.outputs, "float"),
-            eps=None if eps is None else _keep(eps, request.outputs, "eps"),
+        exact = self.pipeline.upscale_float(
+            self._input(request.image), request.scale, seed=request.seed, observe=observe
         )
+        prefix = request.outputs
+        return _keep(exact, prefix, "float"), _keep_if(_joined(seen), prefix, "eps")
 
     def _count_work(self, request: protocol.CountWork) -> protocol.Counted:
         counts = self.pipeline.work(request.height, request.width, request.scale)
-        return protocol.Counted(flops=counts.flops)
+        return protocol.Counted(**asdict(counts))
 
     def _judge(self, request: protocol.Judge) -> protocol.Judged:
-        from srbench.fidelity.compare import judge_pictures
+        from srbench.fidelity.compare import compare_outputs
 
-        reference, candidate = request.reference_files, request.candidate_files
-        record = judge_pictures(
+        record = compare_outputs(
             request.case,
             request.pipeline,
             request.reference,
-            np.load(request.image, allow_pickle=False),
-            _kept(reference["picture"]),
-            _kept(candidate["picture"]),
-            _kept(reference["picture_float"]),
-            _kept(candidate["picture_float"]),
-            _kept(reference["eps"]),
-            _kept(candidate["eps"]),
+            _output(request.reference_files),
+            _output(request.candidate_files),
             request.device,
+            lr=_kept(request.image),
         )
         return protocol.Judged(record=record.to_json())
 
@@ -209,5 +243,19 @@ def _keep(values: NDArray[Any], prefix: str, name: str) -> str:
     return file
 
 
+def _keep_if(values: NDArray[Any] | None, prefix: str, name: str) -> str | None:
+    return None if values is None else _keep(values, prefix, name)
+
+
 def _kept(file: str | None) -> Any:
     return None if file is None else np.load(file, allow_pickle=False)
+
+
+def _output(files: dict[str, str | None]) -> Output:
+    from srbench.fidelity.compare import Output
+
+    return Output(
+        picture=_kept(files["picture"]),
+        picture_float=_kept(files.get("picture_float")),
+        eps=_kept(files.get("eps")),
+    )

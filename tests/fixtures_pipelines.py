@@ -151,3 +151,53 @@ class Forgetful(Bicubic):
 
 
 NOT_A_PIPELINE = 3
+
+
+class EitherPrecision(Bicubic):
+    """In fp16 its values are those of half precision."""
+
+    precisions = (Precision.FP32, Precision.FP16)
+    tiers: ClassVar[dict[Precision, Tier]] = {
+        Precision.FP32: Tier.EXACT,
+        Precision.FP16: Tier.REDUCED,
+    }
+
+    def load(self, weights: Any, device: Any, precision: Precision) -> None:
+        super().load(weights, device, precision)
+        self.precision = precision
+
+    def upscale_float(
+        self, image: np.ndarray, scale: int, *, seed: int, observe: Any = None
+    ) -> np.ndarray:
+        def rounded(name: str, tensor: Any) -> None:
+            observe(name, tensor.half() if self.precision is Precision.FP16 else tensor)
+
+        result = super().upscale_float(image, scale, seed=seed, observe=observe and rounded)
+        half = self.precision is Precision.FP16
+        return result.astype(np.float16).astype(np.float32) if half else result
+
+
+class TooLargeInFp32(EitherPrecision):
+    def break_down(self) -> None:
+        if self.precision is Precision.FP32:
+            raise MemoryError("no room for 30 GiB")
+
+
+class Wavering(EitherPrecision):
+    """Not deterministic: three kinds of pictures in turns, one corner darker or much darker."""
+
+    calls = 0
+
+    def upscale(self, image: np.ndarray, scale: int, *, seed: int) -> np.ndarray:
+        picture = super().upscale(image, scale, seed=seed)
+        picture[:8, :8] //= 1 + self.calls % 3
+        self.calls += 1
+        return picture
+
+
+class TurnsTf32On(EitherPrecision):
+    def load(self, weights: Any, device: Any, precision: Precision) -> None:
+        import torch
+
+        super().load(weights, device, precision)
+        torch.backends.cuda.matmul.allow_tf32 = True

@@ -1,24 +1,23 @@
-"""One arm's picture against another's, as a record."""
+"""One arm's output against another's, as a record."""
 
 from __future__ import annotations
 
-import base64
-import io
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from srbench.fidelity.blocks import BLOCK, worst_block
+from srbench.fidelity.blocks import ErrorMap, flat_blocks
+from srbench.fidelity.crops import crops_around
 from srbench.fidelity.providers import Provider, open_provider
 from srbench.records import FidelityRecord
 
 if TYPE_CHECKING:
     import torch
 
-CROP = 128
 FLOAT_MSE_FLOOR = 1e-16
 """Added to the mean squared error of float pictures: equal ones read 160 dB."""
 _OWN = "srbench (RGB, 1e-8 added to the MSE: at most 80 dB)"
@@ -29,61 +28,67 @@ Picture = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 
-def judge_pictures(
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a pipeline made of one image.
+
+    Attributes:
+        picture: [H, W, 3], uint8.
+        picture_float: The same before rounding, in [0, 1]; None where it was not kept.
+        eps: Predicted noise, any shape; None where it is not shown or was not kept.
+    """
+
+    picture: Picture
+    picture_float: Floats | None = None
+    eps: Floats | None = None
+
+
+def compare_outputs(
     case: str,
     pipeline: str,
     reference: str,
-    lr: Picture,
-    reference_u8: Picture,
-    candidate_u8: Picture,
-    reference_float: Floats | None,
-    candidate_float: Floats | None,
-    eps_reference: Floats | None,
-    eps_candidate: Floats | None,
+    theirs: Output,
+    ours: Output,
     device: str,
+    lr: Picture | None = None,
 ) -> FidelityRecord:
-    """Compare a candidate's output with a reference's.
+    """Hold an output against a reference.
 
     Args:
         case: Name of the case.
         pipeline: The arm judged.
-        reference: The arm it is held against.
-        lr: The input, [h, w, 3].
-        reference_u8: Output of the reference, [H, W, 3].
-        candidate_u8: Output of the arm judged, of the same shape.
-        reference_float: The same before rounding, in [0, 1].
-        candidate_float: The same before rounding, in [0, 1].
-        eps_reference: Predicted noise, any shape.
-        eps_candidate: Predicted noise of the same number of values.
+        reference: The arm or role it is held against.
+        theirs: Output of the reference.
+        ours: Output of the arm judged.
         device: Where networks of metrics run.
+        lr: The input, [h, w, 3], for crops around the worst block; None makes no crops.
 
     Returns:
         The record; `outcome` is `invalid` when there is nothing to compare, with the reason.
     """
-    reason = _nothing_to_compare(
-        reference_u8, candidate_u8, {reference: reference_float, pipeline: candidate_float}
-    ) or _nothing_to_compare(
-        reference_u8, candidate_u8, {reference: eps_reference, pipeline: eps_candidate}
-    )
-    if reason:
+    if reason := _nothing_to_compare({reference: theirs, pipeline: ours}):
         return FidelityRecord(
             case=case, pipeline=pipeline, reference=reference, outcome="invalid", reason=reason
         )
     metrics: dict[str, float] = {}
     missing: dict[str, str] = {}
     providers: dict[str, str] = {}
-    _measure(_provider(device), reference_u8, candidate_u8, metrics, missing, providers)
-    if reference_float is None or candidate_float is None:
+    _measure(_provider(device), theirs.picture, ours.picture, metrics, missing, providers)
+    if theirs.picture_float is None or ours.picture_float is None:
         missing["psnr_float"] = "no picture before rounding was kept"
     else:
-        metrics["psnr_float"] = _psnr_float(reference_float, candidate_float)
+        metrics["psnr_float"] = _psnr_float(theirs.picture_float, ours.picture_float)
         providers["psnr_float"] = _OWN_FLOAT
-    _measure_eps(eps_reference, eps_candidate, metrics, missing)
-    worst = worst_block(reference_u8, candidate_u8)
+    _measure_eps(theirs.eps, ours.eps, metrics, missing)
+    errors = ErrorMap(theirs.picture, ours.picture)
+    worst = errors.worst_block()
     metrics["worst_block_psnr"] = worst.psnr_db
-    providers["worst_block_psnr"] = _OWN
-    levels = np.abs(reference_u8.astype(np.int16) - candidate_u8.astype(np.int16))
+    metrics["worst_band_psnr"] = errors.worst_band().psnr_db
+    providers["worst_block_psnr"] = providers["worst_band_psnr"] = _OWN
+    metrics["flat_blocks"] = float(flat_blocks(theirs.picture, ours.picture))
+    levels = np.abs(theirs.picture.astype(np.int16) - ours.picture)
     metrics["max_abs_diff"] = float(levels.max())
+    at = worst.top, worst.left
     return FidelityRecord(
         case=case,
         pipeline=pipeline,
@@ -91,8 +96,8 @@ def judge_pictures(
         metrics=metrics,
         not_measured=missing,
         providers=providers,
-        worst_block=[worst.top, worst.left],
-        crops=_crops(lr, reference_u8, candidate_u8, worst.top, worst.left),
+        worst_block=list(at),
+        crops={} if lr is None else crops_around(lr, theirs.picture, ours.picture, *at),
     )
 
 
@@ -101,18 +106,17 @@ def _provider(device: str) -> Provider:
     return open_provider("pyiqa", device)
 
 
-def _nothing_to_compare(
-    reference: Picture, candidate: Picture, floats: dict[str, Floats | None]
-) -> str | None:
-    if reference.shape != candidate.shape:
-        return f"the pictures differ in size: {reference.shape} and {candidate.shape}"
-    for arm, values in floats.items():
-        if values is not None and not np.isfinite(values).all():
-            share = 1 - float(np.isfinite(values).mean())
-            return f"{arm} computed NaN or infinite values ({share:.2%} of them)"
-    for name, picture in (("reference", reference), ("candidate", candidate)):
-        if (picture == picture[:1, :1]).all():
-            return f"the picture of the {name} is one flat colour"
+def _nothing_to_compare(outputs: dict[str, Output]) -> str | None:
+    shapes = {name: output.picture.shape for name, output in outputs.items()}
+    if len(set(shapes.values())) > 1:
+        return f"the pictures differ in size: {' and '.join(map(str, shapes.values()))}"
+    for name, output in outputs.items():
+        for values in (output.picture_float, output.eps):
+            if values is not None and not np.isfinite(values).all():
+                share = 1 - float(np.isfinite(values).mean())
+                return f"{name} computed NaN or infinite values ({share:.2%} of them)"
+        if (output.picture == output.picture[:1, :1]).all():
+            return f"the picture of {name} is one flat colour"
     return None
 
 
@@ -155,7 +159,7 @@ def _measure_eps(
 ) -> None:
     name = "eps_relative_l2"
     if reference is None or candidate is None:
-        missing[name] = "an arm does not show its predicted noise"
+        missing[name] = "no predicted noise of both was kept"
     elif reference.size != candidate.size:
         missing[name] = f"{reference.size} values of one arm against {candidate.size}"
     else:
@@ -165,32 +169,3 @@ def _measure_eps(
             missing[name] = "the reference's predicted noise is all zeros"
         else:
             metrics[name] = float(np.linalg.norm(candidate.ravel() - theirs)) / scale
-
-
-def _crops(
-    lr: Picture, reference: Picture, candidate: Picture, top: int, left: int
-) -> dict[str, str]:
-    """The same region of all pictures around a block, the input enlarged by repetition."""
-    height, width = reference.shape[:2]
-    rows = _around(top, height)
-    columns = _around(left, width)
-    region = np.ix_(rows * lr.shape[0] // height, columns * lr.shape[1] // width)
-    return {
-        "input": _png(lr[region]),
-        "baseline": _png(reference[np.ix_(rows, columns)]),
-        "candidate": _png(candidate[np.ix_(rows, columns)]),
-    }
-
-
-def _around(start: int, length: int) -> NDArray[np.int64]:
-    size = min(CROP, length)
-    first = min(max(start + (min(BLOCK, length) - size) // 2, 0), length - size)
-    return np.arange(first, first + size)
-
-
-def _png(picture: Picture) -> str:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, format="PNG")
-    return base64.b64encode(buffer.getvalue()).decode("ascii")

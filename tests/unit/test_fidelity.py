@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from PIL import Image
 from skimage import data
 
 from srbench.errors import UsageError
-from srbench.fidelity.blocks import worst_block
-from srbench.fidelity.compare import as_tensor, judge_pictures
+from srbench.fidelity.blocks import ErrorMap, WorstBlock, flat_blocks
+from srbench.fidelity.compare import Output, as_tensor, compare_outputs
 from srbench.fidelity.evaluate import evaluate
 from srbench.fidelity.metrics import METRICS, parse_metrics
 from srbench.fidelity.providers import open_provider
+from srbench.fidelity.repeats import digest, paint_again
 from srbench.images import write_image
+from srbench.records import FidelityRecord
 
 Picture = NDArray[np.uint8]
 
@@ -41,32 +44,21 @@ def psnr(a: NDArray[Any], b: NDArray[Any], peak: float) -> float:
     return float(10 * np.log10(peak**2 / np.mean((a.astype(float) - b.astype(float)) ** 2)))
 
 
+def worst_block(reference: Picture, candidate: Picture) -> WorstBlock:
+    return ErrorMap(reference, candidate).worst_block()
+
+
 def luma(picture: Picture) -> NDArray[np.float64]:
     return (picture @ np.array([65.481, 128.553, 24.966])) / 255 + 16
 
 
-def judge(reference: Picture, candidate: Picture, **changes: Any) -> Any:
-    values = {
-        "lr": reference[::4, ::4],
-        "reference_float": None,
-        "candidate_float": None,
-        "eps_reference": None,
-        "eps_candidate": None,
-        **changes,
-    }
-    return judge_pictures(
-        "64x64x4",
-        "ours",
-        "theirs",
-        values["lr"],
-        reference,
-        candidate,
-        values["reference_float"],
-        values["candidate_float"],
-        values["eps_reference"],
-        values["eps_candidate"],
-        "cpu",
+def judge(reference: Output | Picture, candidate: Output | Picture) -> FidelityRecord:
+    theirs, ours = (
+        output if isinstance(output, Output) else Output(output)
+        for output in (reference, candidate)
     )
+    lr = theirs.picture[::4, ::4]
+    return compare_outputs("64x64x4", "ours", "theirs", theirs, ours, "cpu", lr)
 
 
 @pytest.mark.parametrize("name", ["pyiqa", "torchmetrics"])
@@ -161,13 +153,10 @@ def test_blocks_reach_every_edge_and_small_pictures(photo: Picture) -> None:
 
 def test_a_record_of_two_pictures(photo: Picture, noisy: Picture) -> None:
     eps = np.random.default_rng(1).standard_normal((1, 4, 8, 8)).astype(np.float32)
+    floats = photo / np.float32(255)
     record = judge(
-        photo,
-        noisy,
-        reference_float=photo / np.float32(255),
-        candidate_float=photo / np.float32(255) + np.float32(0.001),
-        eps_reference=eps,
-        eps_candidate=eps * np.float32(1.01),
+        Output(photo, floats, eps),
+        Output(noisy, floats + np.float32(0.001), eps * np.float32(1.01)),
     )
     assert record.outcome == "ok"
     assert record.metrics["psnr"] == pytest.approx(psnr(photo, noisy, 255), abs=1e-3)
@@ -181,6 +170,8 @@ def test_a_record_of_two_pictures(photo: Picture, noisy: Picture) -> None:
         "ssim",
         "lpips",
         "worst_block_psnr",
+        "worst_band_psnr",
+        "flat_blocks",
         "eps_relative_l2",
         "max_abs_diff",
     }
@@ -189,53 +180,114 @@ def test_a_record_of_two_pictures(photo: Picture, noisy: Picture) -> None:
     assert type(record).from_json(record.to_json()) == record
 
 
-def test_crops_show_the_same_place(photo: Picture) -> None:
-    broken = photo.copy()
-    broken[200:256, 0:64] = 0
-    record = judge(photo, broken)
-    images = {
+def decoded(record: FidelityRecord) -> dict[str, Picture]:
+    return {
         name: np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
         for name, text in record.crops.items()
     }
-    assert {image.shape for image in images.values()} == {(128, 128, 3)}
-    assert np.array_equal(images["baseline"], photo[128:, :128])
-    assert np.array_equal(images["candidate"], broken[128:, :128])
-    assert np.array_equal(images["input"][::4, ::4], photo[::4, ::4][32:, :32])
+
+
+def test_crops_show_the_same_place(photo: Picture) -> None:
+    large = np.tile(photo, (2, 2, 1))
+    broken = large.copy()
+    broken[400:464, 0:64] = 0
+    images = decoded(judge(large, broken))
+    assert {image.shape for image in images.values()} == {(256, 256, 3)}
+    assert np.array_equal(images["baseline"], large[256:, :256])
+    assert np.array_equal(images["candidate"], broken[256:, :256])
+    assert np.array_equal(images["input"][::4, ::4], large[::4, ::4][64:, :64])
+
+
+def test_a_small_picture_is_its_own_crop(photo: Picture, noisy: Picture) -> None:
+    record = judge(photo, noisy)
+    assert np.array_equal(decoded(record)["candidate"], noisy)
+    assert sum(map(len, record.crops.values())) < 600_000
+    output = Output(photo)
+    assert compare_outputs("64x64x4", "ours", "theirs", output, output, "cpu").crops == {}
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_a_seam_cannot_hide_between_blocks(photo: Picture, across: bool) -> None:
+    for start in range(40, 140, 7):
+        broken = photo.copy()
+        seam = broken[:, start : start + 4] if across else broken[start : start + 4]
+        seam[:] = seam // 2
+        errors = ErrorMap(photo, broken)
+        whole = psnr(photo, broken, 255)
+        band, block = errors.worst_band(), errors.worst_block()
+        assert band.psnr_db < block.psnr_db - 4
+        assert block.psnr_db < whole - 4
+        first = band.left if across else band.top
+        assert first <= start <= first + 16
+
+
+def test_worst_band_is_that_of_all_bands(photo: Picture, noisy: Picture) -> None:
+    photo, noisy = photo[:120, :90], noisy[:120, :90]
+    values = [
+        psnr(photo[y : y + h, x : x + w], noisy[y : y + h, x : x + w], 255)
+        for h, w, down, right in ((16, 64, 8, 32), (64, 16, 32, 8))
+        for y in {*range(0, 120 - h + 1, down), 120 - h}
+        for x in {*range(0, 90 - w + 1, right), 90 - w}
+    ]
+    assert ErrorMap(photo, noisy).worst_band().psnr_db == pytest.approx(min(values), abs=1e-3)
+
+
+def test_flat_blocks_are_those_that_only_the_candidate_has(photo: Picture) -> None:
+    sky = photo.copy()
+    sky[:64, :128] = (200, 210, 255)
+    assert flat_blocks(sky, sky) == 0
+    assert flat_blocks(photo, photo) == 0
+    lost = sky.copy()
+    lost[128:192, 128:256] = 127
+    assert flat_blocks(sky, lost) == 3
+    assert flat_blocks(lost, sky) == 0
+    assert judge(sky, lost).metrics["flat_blocks"] == 3
+    ramp = np.repeat(np.arange(64, dtype=np.uint8)[:, None, None], 64, axis=1).repeat(3, axis=2)
+    assert flat_blocks(ramp, np.full_like(ramp, 9)) == 1
+    assert flat_blocks(ramp.transpose(1, 0, 2), ramp) == 0
+
+
+def test_the_worst_of_several_repeats_is_kept(photo: Picture) -> None:
+    near, far = photo.copy(), photo.copy()
+    near[0, 0] ^= 1
+    far[0, 0] ^= 128
+    found = paint_again(iter([photo, far, near, photo]).__next__, photo)
+    assert found.distinct == 3
+    assert found.worst is far
+    assert paint_again(photo.copy, photo).distinct == 1
+    assert paint_again(photo.copy, photo).worst is None
+    assert digest(near) != digest(far)
 
 
 def test_floats_of_equal_pictures_are_capped_at_160_db(photo: Picture) -> None:
     floats = photo / np.float32(255)
-    record = judge(photo, photo, reference_float=floats, candidate_float=floats)
+    record = judge(Output(photo, floats), Output(photo, floats))
     assert record.metrics["psnr_float"] == pytest.approx(160)
     assert record.metrics["max_abs_diff"] == 0
     assert "eps_relative_l2" in record.not_measured
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("where", ["candidate_float", "eps_candidate"])
+@pytest.mark.parametrize("where", ["picture_float", "eps"])
 def test_nan_and_infinity_are_no_comparison(photo: Picture, where: str, value: float) -> None:
     bad = np.zeros((4, 4, 3), np.float32)
     bad[1, 2, 0] = value
-    record = judge(photo, photo, **{where: bad})
+    record = judge(photo, replace(Output(photo), **{where: bad}))
     assert record.outcome == "invalid"
-    assert "ours computed NaN" in record.reason
+    assert "ours computed NaN" in (record.reason or "")
     assert record.metrics == {}
 
 
 def test_flat_and_differently_sized_pictures_are_no_comparison(photo: Picture) -> None:
     flat = np.full_like(photo, 127)
-    assert "candidate is one flat colour" in judge(photo, flat).reason
-    assert "reference is one flat colour" in judge(flat, photo).reason
-    assert "differ in size" in judge(photo, photo[:-1]).reason
+    assert "picture of ours is one flat colour" in (judge(photo, flat).reason or "")
+    assert "picture of theirs is one flat colour" in (judge(flat, photo).reason or "")
+    assert "differ in size" in (judge(photo, photo[:-1]).reason or "")
 
 
 def test_eps_of_another_size_is_not_measured(photo: Picture) -> None:
-    record = judge(
-        photo,
-        photo,
-        eps_reference=np.ones(8, np.float32),
-        eps_candidate=np.ones(9, np.float32),
-    )
+    ones = np.ones(9, np.float32)
+    record = judge(Output(photo, eps=ones[:8]), Output(photo, eps=ones))
     assert "8 values" in record.not_measured["eps_relative_l2"]
 
 

@@ -1,11 +1,28 @@
 import json
+import subprocess
+import sys
+from dataclasses import asdict
 
 import pytest
 
 from pipelines.contract import PipelineError
 from srbench.errors import InfrastructureError, UsageError
 from srbench.outcome import classify, of_exit
-from srbench.protocol import REPLIES, REQUESTS, Exit, Failed, Load, Timed, decode
+from srbench.protocol import (
+    REPLIES,
+    REQUESTS,
+    Counted,
+    CountWork,
+    Describe,
+    Exit,
+    Failed,
+    Load,
+    Solo,
+    Timed,
+    decode,
+)
+from srbench.workbench import Workbench
+from tests.fixtures_pipelines import Bicubic, BicubicOptions
 
 LOAD = Load(path="w", kind="mini", digest="0", synthetic=True, device="cpu", precision="fp32")
 TIMED = Timed(
@@ -17,6 +34,8 @@ def test_messages_survive_the_wire() -> None:
     assert decode(LOAD.encode(), REQUESTS) == LOAD
     assert decode(Exit().encode(), REQUESTS) == Exit()
     assert decode(TIMED.encode(), REPLIES) == TIMED
+    solo = Solo(image="i", scale=2, seed=2**63 - 1, outputs="o", other_seed=2**63)
+    assert decode(solo.encode(), REQUESTS) == solo
     assert TIMED.encode().count(b"\n") == 1
     assert json.loads(LOAD.encode())["type"] == "load"
 
@@ -62,3 +81,18 @@ def test_ends_of_a_process_are_named() -> None:
     assert "memory runs out" in of_exit(-9).reason
     assert "exit code 3" in of_exit(3).reason
     assert "signal 99" in of_exit(-99).reason
+
+
+def test_all_counters_of_a_pipeline_cross_the_protocol() -> None:
+    bench = Workbench()
+    name = "tests.fixtures_pipelines:Bicubic"
+    bench.handle(Describe(arm=name, pipeline=name, assignments={"": {}, name: {}}))
+    counted = bench.handle(CountWork(width=32, height=16, scale=2))
+    assert isinstance(counted, Counted)
+    assert asdict(counted) == asdict(Bicubic(BicubicOptions()).work(16, 32, 2))
+    assert decode(counted.encode(), REPLIES) == counted
+
+
+def test_a_worker_starts_to_listen_without_torch() -> None:
+    check = "import sys, srbench.worker, srbench.workbench; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
