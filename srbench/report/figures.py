@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Okabe and Ito, "Color Universal Design", 2008: told apart with any colour vision.
 BASELINE_COLOR = "#0072B2"
 CANDIDATE_COLOR = "#E69F00"
-_STAGE_COLORS = {
+STAGE_COLORS = {
     "preprocess": "#999999",
     "degradation": "#CC79A7",
     "prompt": "#F0E442",
@@ -30,8 +30,8 @@ _STAGE_COLORS = {
     "color_fix": "#009E73",
     "postprocess": "#D55E00",
 }
-_OTHER = "other"
-_OTHER_COLOR = "#DDDDDD"
+OTHER = "other"
+OTHER_COLOR = "#DDDDDD"
 _SMALL_SHARE = 0.01
 _LOG_RANGE = 30.0
 
@@ -57,8 +57,8 @@ def stage_figure(model: ReportModel, comparison: Comparison) -> Figure | None:
     """
     from matplotlib.figure import Figure
 
-    bars = [bar for row in comparison.rows for bar in _stage_bars(row)]
-    stages = _named_stages([shares for _, _, shares, _ in bars])
+    bars = [bar for row in comparison.rows for bar in stage_bars(row)]
+    stages = named_stages([shares for _, _, shares, _ in bars])
     if not bars or not stages:
         return None
     figure = Figure(figsize=(9.5, 1.7 + 0.36 * len(bars)), layout="constrained")
@@ -67,12 +67,12 @@ def stage_figure(model: ReportModel, comparison: Comparison) -> Figure | None:
     for position, (_, _, shares, cell) in zip(positions, bars, strict=True):
         left = 0.0
         other = sum(value for name, value in shares.items() if name not in stages)
-        for name in [*stages, _OTHER]:
-            share = other if name == _OTHER else shares.get(name, 0.0)
-            color = _STAGE_COLORS.get(name, _OTHER_COLOR)
+        for name in [*stages, OTHER]:
+            share = other if name == OTHER else shares.get(name, 0.0)
+            color = STAGE_COLORS.get(name, OTHER_COLOR)
             axes.barh(position, share, 0.8, left, color=color, edgecolor="white", linewidth=0.4)
             left += share
-        total = "" if cell.latency is None else _time(cell.latency.median)
+        total = "" if cell.latency is None else duration(cell.latency.median)
         axes.text(left + 1, position, total, va="center", fontsize=8)
     axes.set_yticks(positions, [f"{case} {arm}" for case, arm, _, _ in bars])
     axes.invert_yaxis()
@@ -137,7 +137,7 @@ def _latency_bars(axes: Axes, comparison: Comparison) -> None:
 
 
 def _speedup_points(axes: Axes, comparison: Comparison) -> None:
-    entries = [(row.case, row.speedup, _published(row)) for row in comparison.rows]
+    entries = [(row.case, row.speedup, published_speedup(row)) for row in comparison.rows]
     if comparison.geomean is not None and comparison.geomean_cases > 1:
         entries.append(("geomean", comparison.geomean, None))
     labelled = False
@@ -167,13 +167,14 @@ def _speedup_points(axes: Axes, comparison: Comparison) -> None:
     _plain(axes)
 
 
-def _published(row: Row) -> float | None:
+def published_speedup(row: Row) -> float | None:
+    """What was published for this case and device: original over lyraDiff."""
     if row.published_original_s is None or not row.published_lyradiff_s:
         return None
     return row.published_original_s / row.published_lyradiff_s
 
 
-def _stage_bars(row: Row) -> list[tuple[str, str, dict[str, float], ArmCell]]:
+def stage_bars(row: Row) -> list[tuple[str, str, dict[str, float], ArmCell]]:
     """(case, arm, stage -> per cent of the baseline's median, cell) of both arms."""
     base = row.baseline.latency
     if base is None:
@@ -184,17 +185,17 @@ def _stage_bars(row: Row) -> list[tuple[str, str, dict[str, float], ArmCell]]:
             continue
         shares = {name: 100 * time / base.median for name, time in cell.stages_ms.items()}
         rest = 100 * cell.latency.median / base.median - sum(shares.values())
-        bars.append((row.case, arm, shares | {_OTHER: max(0.0, rest)}, cell))
+        bars.append((row.case, arm, shares | {OTHER: max(0.0, rest)}, cell))
     return bars
 
 
-def _named_stages(bars: list[dict[str, float]]) -> list[str]:
+def named_stages(bars: list[dict[str, float]]) -> list[str]:
     """Stages worth a colour of their own: 1 % of some bar, in execution order."""
     found = {
         name
         for shares in bars
         for name, share in shares.items()
-        if name != _OTHER and share >= _SMALL_SHARE * sum(shares.values())
+        if name != OTHER and share >= _SMALL_SHARE * sum(shares.values())
     }
     return [name for name in STAGES if name in found]
 
@@ -211,8 +212,8 @@ def _bar_positions(cases: list[str]) -> list[float]:
 def _legend(axes: Axes, stages: list[str]) -> None:
     from matplotlib.patches import Patch
 
-    handles = [Patch(color=_STAGE_COLORS[name], label=name) for name in stages]
-    handles.append(Patch(color=_OTHER_COLOR, label=_OTHER))
+    handles = [Patch(color=STAGE_COLORS[name], label=name) for name in stages]
+    handles.append(Patch(color=OTHER_COLOR, label=OTHER))
     axes.legend(
         handles=handles, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
     )
@@ -232,7 +233,8 @@ def _seconds(cell: ArmCell) -> float | None:
     return cell.latency.median / 1000
 
 
-def _time(milliseconds: float) -> str:
+def duration(milliseconds: float) -> str:
+    """`840 ms`, `1.52 s`."""
     if milliseconds < 1000:
         return f"{significant(milliseconds)} ms"
     return f"{significant(milliseconds / 1000)} s"

@@ -1,59 +1,114 @@
-"""Write the report of some runs to a folder: one page a profile, its figures beside it."""
+"""Write the report of some runs to a folder: Markdown with figures, HTML pages beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from srbench.errors import UsageError
+from srbench.errors import SrbenchError, UsageError
+from srbench.gate import Judgement, Policy, judge
 from srbench.records import Run
+from srbench.report.history import history
 from srbench.report.model import Comparison, ReportModel, build_model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_JUDGED = ("run", "simulation")
+"""Purposes with two different arms whose times were taken."""
 
-def write_report(runs: list[Run], out: Path) -> Path:
+
+def write_report(
+    runs: list[Run],
+    out: Path,
+    *,
+    history_of: Sequence[Run] = (),
+    policy: Policy | None = None,
+) -> Path:
     """Write every page and return the last run's.
 
     Args:
-        runs: At least one run; runs of one profile share a page, in the order given.
+        runs: At least one run; runs of one profile share a Markdown page, in the order given.
         out: Folder, created if missing.
+        history_of: Earlier runs; those that measured the same are each run's history.
+        policy: What the gate's table is judged by; the defaults when None.
 
     Raises:
         UsageError: No run was given, or the folder cannot be written.
     """
     if not runs:
         raise UsageError("report: no run given; measure one with `srbench run`")
-    return write_reports(runs, out)[runs[-1].head.profile]
+    pages = write_reports(runs, out, history_of=history_of, policy=policy)
+    return pages[runs[-1].head.profile]
 
 
-def write_reports(runs: list[Run], out: Path) -> dict[str, Path]:
-    """Write `out/<profile>.md` and figures for each profile; returns profile -> page."""
+def write_reports(
+    runs: list[Run],
+    out: Path,
+    *,
+    history_of: Sequence[Run] = (),
+    policy: Policy | None = None,
+) -> dict[str, Path]:
+    """Write `out/<profile>.md` with its figures for each profile, and one HTML page a run.
+
+    The HTML page is `<profile>.html`, or `<profile>_<run id>.html` where runs share a profile.
+
+    Returns:
+        Profile -> Markdown page.
+
+    Raises:
+        UsageError: The folder cannot be written.
+    """
     by_profile: dict[str, list[Run]] = {}
     for run in runs:
         by_profile.setdefault(run.head.profile, []).append(run)
+    rules = Policy() if policy is None else policy
+    known = [*history_of, *runs]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        return {profile: _page(profile, group, out) for profile, group in by_profile.items()}
+        return {
+            profile: _page(profile, group, out, known, rules)
+            for profile, group in by_profile.items()
+        }
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
 
 
-def _page(profile: str, runs: list[Run], out: Path) -> Path:
+def _page(profile: str, runs: list[Run], out: Path, known: list[Run], policy: Policy) -> Path:
+    from srbench.report.html import render_page
     from srbench.report.markdown import render
 
-    page = out / f"{profile}.md"
+    page = out / f"{_file_safe(profile)}.md"
     single = len(runs) == 1
     sections = []
     for run in runs:
         model = build_model(run)
-        stem = profile if single else f"{profile}_{run.head.run_id}"
-        sections.append(render(model, _figures(model, stem, out), "#" if single else "##"))
+        judgement = _judgement(run, policy)
+        stem = _file_safe(profile if single else f"{profile}_{run.head.run_id}")
+        html = out / f"{stem}.html"
+        document = render_page(model, judgement, history(known, run))
+        _write(html, document)
+        text = render(model, _figures(model, stem, out), "#" if single else "##")
+        sections.append(f"{text}\nThe same with image sliders: [{html.name}]({html.name})\n")
     title = "" if single else f"# {build_model(runs[0]).profile.title}: {len(runs)} runs\n\n"
-    page.write_text(title + "\n".join(sections), encoding="utf-8")
+    _write(page, title + "\n".join(sections))
     return page
+
+
+def _write(path: Path, text: str) -> None:
+    """UTF-8; the reason of a crashed worker may hold a surrogate that no UTF-8 can."""
+    path.write_text(text, encoding="utf-8", errors="replace")
+
+
+def _judgement(run: Run, policy: Policy) -> Judgement | None:
+    """The gate's answer without `--against`; None where it has none to give."""
+    if run.head.purpose not in _JUDGED:
+        return None
+    try:
+        return judge(run, policy)
+    except SrbenchError:
+        return None
 
 
 def _figures(model: ReportModel, stem: str, out: Path) -> dict[str, str]:
