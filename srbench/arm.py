@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from pipelines.contract import WeightsSource
+from srbench.armspec import ArmSpec, parse_arm
 from srbench.inputs import CaseInput
 from srbench.outcome import Failure, Outcome
 from srbench.plan import Plan
 from srbench.protocol import Describe, Described, Load, Loaded, Message
-from srbench.worker_process import WorkerProcess
+from srbench.worker_process import Launch, WorkerProcess
 
 R = TypeVar("R", bound=Message)
 
@@ -31,6 +32,9 @@ class Job:
         noise_seed: Of the posterior noise, the same in all arms.
         timeout_s: Longest that one step of a worker may take.
         gpu_uuid: The card, None on CPU.
+        arms: Arm name -> what it is; an arm that is missing here is the pipeline of its name.
+        pairing: `interleaved` or `block`, see `srbench.records.RunRecord`.
+        judge: How the worker that compares pictures is started.
     """
 
     plan: Plan
@@ -42,6 +46,13 @@ class Job:
     noise_seed: int
     timeout_s: float
     gpu_uuid: str | None = None
+    arms: Mapping[str, ArmSpec] = field(default_factory=dict)
+    pairing: str = "interleaved"
+    judge: Launch = field(default_factory=Launch)
+
+    def arm(self, name: str) -> ArmSpec:
+        """What the arm of that name is."""
+        return self.arms[name] if name in self.arms else parse_arm(name)
 
 
 class Arm:
@@ -51,7 +62,7 @@ class Arm:
         """Start the worker and let it import, without waiting.
 
         Args:
-            name: Name of the pipeline.
+            name: Of the arm.
             job: What workers are told.
             folder: For the worker's log.
             note: Told what broke.
@@ -60,16 +71,21 @@ class Arm:
         self.cases_measured = 0
         self.load_ms: float | None = None
         self.tf32: bool | None = None
+        self.pids: set[int] = set()
         self._job = job
         self._note = note
+        self._spec = job.arm(name)
         self._log = folder / f"{name.replace('/', '_')}.log"
         self._broken: Failure | None = None
         self._worker: WorkerProcess | None = None
         self._start()
 
     def _start(self) -> None:
-        self._worker = WorkerProcess(self._log)
-        self._worker.send(Describe(pipeline=self.name, assignments=self._job.assignments))
+        self._worker = WorkerProcess(self._log, self._spec.launch)
+        self.pids.add(self._worker.pid)
+        self._worker.send(
+            Describe(arm=self.name, pipeline=self._spec.pipeline, assignments=self._job.assignments)
+        )
         self._described: Described | Failure | None = None
         self.load_ms = None
         self.cases_measured = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from srbench.arm import Arm
@@ -32,6 +32,7 @@ class Draft:
                 "memory": self.alone.memory,
                 "work": self.alone.work,
                 "energy_j": self.alone.energy_j,
+                "energy": self.alone.energy,
             }
         return CellRecord(
             block=block,
@@ -59,18 +60,20 @@ def warm_up(arm: Arm, case: Case, request: Upscale, warmup: Warmup, draft: Draft
         return
     draft.prepare_ms = reply.prepare_ms
     first = arm.cases_measured == 0
-    while not is_warm(draft.warmup_ms, warmup, first_case=first):
+    readings: list[dict[str, Any]] = []
+    while not is_warm(draft.warmup_ms, readings, warmup, first_case=first):
         timed = arm.ask(Timed, request)
         if isinstance(timed, Failure):
             draft.failure = timed
             return
         draft.warmup_ms.append(timed.latency_ms)
+        readings.append(timed.state.get("after", {}))
     arm.cases_measured += 1
 
 
 def time_one(arm: Arm, request: Upscale, draft: Draft, pair: int, position: int) -> None:
     """Time one image."""
-    timed = arm.ask(Timed, request)
+    timed = arm.ask(Timed, replace(request, position=position))
     if isinstance(timed, Failure):
         draft.failure = timed
         return

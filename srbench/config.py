@@ -34,6 +34,7 @@ class Settings:
         noise_seed: Of the posterior noise.
         options: `key=value` and `PIPELINE.key=value` assignments.
         out: Results folder.
+        pairing: `interleaved` or `block`, see `srbench.records.RunRecord`.
         timeout: Seconds one step of a worker may take.
         gate: The raw `[gate]` table, checked by the gate.
     """
@@ -50,6 +51,7 @@ class Settings:
     noise_seed: int = 0
     options: tuple[str, ...] = ()
     out: Path = Path("results")
+    pairing: str = "interleaved"
     timeout: float = 1800.0
     gate: dict[str, Any] = field(default_factory=dict)
 
@@ -155,6 +157,13 @@ def _precision(value: Any, where: str) -> str:
     return text
 
 
+def _pairing(value: Any, where: str) -> str:
+    text = _text(value, where)
+    if text not in ("interleaved", "block"):
+        raise UsageError(f"{where} '{text}': expected interleaved or block")
+    return text
+
+
 MAX_SEED = 2**63 - 1
 
 
@@ -203,6 +212,7 @@ _KEYS: dict[str, Callable[[Any, str], Any]] = {
     "noise_seed": _whole(0),
     "options": _assignments,
     "out": _path,
+    "pairing": _pairing,
     "timeout": _seconds,
     "gate": _table,
 }

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
 from srbench.arm import Arm, Job
+from srbench.block import device_states, time_alone, time_in_turns
 from srbench.cases import Case
-from srbench.cell import Draft, time_one, warm_up
-from srbench.errors import InfrastructureError, UsageError
-from srbench.outcome import Failure, Outcome
-from srbench.plan import CellPlan
+from srbench.cell import Draft
+from srbench.errors import InfrastructureError
+from srbench.opening import describe_all, fit_together, load_all, require_exclusive
+from srbench.outcome import Failure
+from srbench.probes.disturbance import disturbances, tags
 from srbench.protocol import Alone, Described, Solo, Upscale
-from srbench.records import BlockRecord, CellRecord, Record
+from srbench.records import BlockRecord, CellRecord, Record, VoidRecord
+from srbench.scratch import run_folder
+
+MAX_ATTEMPTS = 4
+"""A disturbed block is repeated three times at most: a machine that others use is none to measure
+on, and going on until a block happens to pass would choose the results."""
 
 
 class Sink(Protocol):
@@ -47,10 +53,12 @@ class Facts:
     Attributes:
         described: Arm name -> facts.
         tf32: Whether TF32 arithmetic is allowed in any arm.
+        pairing: `interleaved`, or `block` where the arms do not fit on the device together.
     """
 
     described: dict[str, Described]
     tf32: bool
+    pairing: str
 
 
 class Coordinator:
@@ -65,10 +73,10 @@ class Coordinator:
         self._alone: dict[tuple[str, str], Alone | Failure] = {}
         self._images: dict[str, str] = {}
         self._differing: list[str] = []
+        self._pairing = job.pairing
 
     def __enter__(self) -> Self:
-        folder = self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="srbench-"))
-        self._folder = Path(folder)
+        self._folder = self._cleanup.enter_context(run_folder())
         for number, (case, image) in enumerate(self._job.inputs.items()):
             file = str(self._folder / f"input-{number}.npy")
             np.save(file, image.pixels, allow_pickle=False)
@@ -92,51 +100,62 @@ class Coordinator:
 
         Raises:
             UsageError: An unknown pipeline, option or precision, or unusable weights.
-            InfrastructureError: A worker broke before it could say anything.
+            InfrastructureError: A worker broke before it could say anything, or somebody else
+                computes on the card.
         """
+        if self._job.gpu_uuid is not None:
+            require_exclusive(self._job.gpu_uuid)
         arms = self._workers()
-        described = {}
-        for name, arm in arms.items():
-            facts = arm.describe()
-            if isinstance(facts, Failure):
-                _refuse(name, facts)
-            else:
-                described[name] = facts
-        for name, facts in described.items():
-            if self._job.precision not in facts.precisions:
-                known = ", ".join(facts.precisions)
-                raise UsageError(f"--precision {self._job.precision}: {name} supports only {known}")
-        for arm in arms.values():
-            loaded = arm.load()
-            if isinstance(loaded, Failure) and loaded.outcome is Outcome.UNSUPPORTED:
-                raise UsageError(loaded.reason)
-        return Facts(described, any(arm.tf32 for arm in arms.values()))
+        described = describe_all(arms, self._job.precision)
+        load_all(arms)
+        together = self._job.device == "cuda" and self._pairing == "interleaved"
+        if together and not fit_together(arms, self._job.plan.cases):
+            self._pairing = "block"
+            self._observer.note("the arms do not fit on the card together: one after the other")
+        if self._pairing == "block":
+            self.close_workers()
+        return Facts(described, any(arm.tf32 for arm in arms.values()), self._pairing)
 
-    def run(self, sink: Sink, finished: Collection[int], stop: Callable[[], bool]) -> bool:
+    def run(
+        self,
+        sink: Sink,
+        finished: Collection[int],
+        stop: Callable[[], bool],
+        decided: Callable[[], bool] = lambda: False,
+    ) -> int | None:
         """Measure all blocks that are not finished.
 
         Args:
             sink: Takes each cell as soon as it is measured.
             finished: Blocks to skip.
             stop: Asked before each block.
+            decided: Asked at the looks of a sequential plan; True ends the run early.
 
         Returns:
-            False when it was stopped.
+            How many blocks the run has; None when it was stopped.
+
+        Raises:
+            InfrastructureError: A block was disturbed each time it was tried.
         """
         for index in range(self._job.plan.blocks):
+            if index in self._job.plan.looks and decided():
+                return index
             if index in finished:
                 continue
             if stop():
-                return False
+                return None
             self._measure_block(index, sink)
-        return not stop()
+        return None if stop() else self._job.plan.blocks
 
     def pictures(self, case: str) -> dict[str, Alone | Failure]:
         """What each arm made of a case in the solo phase, made now if this process has not."""
         found = {}
         for name in self._job.plan.arms:
             if (case, name) not in self._alone:
-                self._alone[case, name] = self._solo(self._workers()[name], case)
+                if name not in self._arms and self._pairing == "block":
+                    self.close_workers()
+                only = (name,) if self._pairing == "block" else ()
+                self._alone[case, name] = self._solo(self._workers(*only)[name], case)
             found[name] = self._alone[case, name]
         return found
 
@@ -149,12 +168,12 @@ class Coordinator:
         """Temporary folder of this run."""
         return self._folder
 
-    def _workers(self) -> dict[str, Arm]:
-        """The current pair; a fresh one is started together, so that its imports overlap."""
+    def _workers(self, *only: str) -> dict[str, Arm]:
+        """The current workers; fresh ones are started together, so that their imports overlap."""
         if not self._arms:
             self._arms = {
                 name: Arm(name, self._job, self._folder, self._observer.note)
-                for name in self._job.plan.arms
+                for name in only or self._job.plan.arms
             }
         return self._arms
 
@@ -165,43 +184,81 @@ class Coordinator:
         self._arms = {}
 
     def _measure_block(self, index: int, sink: Sink) -> None:
+        measure = self._one_by_one if self._pairing == "block" else self._in_turns
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            states, pids = measure(index, attempt, sink)
+            reasons = disturbances(states, pids)
+            if not reasons:
+                notes = [*tags(states), *self._notes(index)]
+                sink.append([BlockRecord(block=index, finished_at=utc_now(), notes=notes)])
+                return
+            void = VoidRecord(block=index, attempt=attempt, finished_at=utc_now(), reasons=reasons)
+            sink.append([void])
+            self._observer.note(f"block {index} does not count: {'; '.join(reasons)}")
+        raise InfrastructureError(
+            f"block {index} was disturbed {MAX_ATTEMPTS} times, last: {'; '.join(reasons)}; "
+            "have the device to yourself, then `srbench run --resume` goes on"
+        )
+
+    def _in_turns(
+        self, index: int, attempt: int, sink: Sink
+    ) -> tuple[list[Mapping[str, Any]], set[int]]:
+        """Measure a block with all arms warm; returns the card's readings and the workers' ids."""
         arms = self._workers()
         for arm in arms.values():
             arm.ready()
+        states: list[Mapping[str, Any]] = []
         for cell in self._job.plan.block(index):
-            records = self._measure_cell(index, cell, arms)
-            sink.append(list(records))
-            for record in records:
-                self._observer.cell_done(record)
+            request = self._upscale(cell.case, index, attempt)
+            drafts = time_in_turns(cell, arms, request, self._job.plan.warmup)
+            for name, draft in drafts.items():
+                states += self._conclude(index, cell.case, arms[name], draft)
+            self._store(index, cell.case, drafts, sink)
         self.close_workers()
-        sink.append([BlockRecord(block=index, finished_at=utc_now(), notes=self._notes(index))])
+        return states, {pid for arm in arms.values() for pid in arm.pids}
 
-    def _measure_cell(self, index: int, cell: CellPlan, arms: dict[str, Arm]) -> list[CellRecord]:
-        request = self._upscale(cell.case)
-        warmup = self._job.plan.warmup
-        drafts = {name: Draft() for name in arms}
-        for name, arm in arms.items():
-            warm_up(arm, Case.parse(cell.case), request, warmup, drafts[name])
-        position = 0
-        for pair, order in enumerate(cell.rounds):
-            for name in order:
-                if drafts[name].failure is None:
-                    time_one(arms[name], request, drafts[name], pair, position)
-                    position += 1
+    def _one_by_one(
+        self, index: int, attempt: int, sink: Sink
+    ) -> tuple[list[Mapping[str, Any]], set[int]]:
+        """Measure a block one arm after the other, in the order of the plan's first round."""
+        plan = self._job.plan
+        states: list[Mapping[str, Any]] = []
+        pids: set[int] = set()
+        for turn, name in enumerate(plan.block(index)[0].rounds[0]):
+            arm = self._workers(name)[name]
+            for cell in plan.block(index):
+                start = turn * plan.pairs
+                request = self._upscale(cell.case, index, attempt)
+                draft = time_alone(cell, arm, request, plan.warmup, start)
+                states += self._conclude(index, cell.case, arm, draft)
+                self._store(index, cell.case, {name: draft}, sink)
+            self.close_workers()
+            pids |= arm.pids
+        return states, pids
+
+    def _conclude(self, index: int, case: str, arm: Arm, draft: Draft) -> list[Mapping[str, Any]]:
         if index == 0:
-            for name, arm in arms.items():
-                self._measure_alone(arm, cell.case, drafts[name])
-        return [draft.record(index, cell.case, name) for name, draft in drafts.items()]
+            self._measure_alone(arm, case, draft)
+        alone = self._alone.get((case, arm.name))
+        if isinstance(alone, Alone):
+            seen = {sample.output_sha256 for sample in draft.samples}
+            if seen - {alone.picture_sha256}:
+                self._differing.append(
+                    f"{case} {arm.name}: timed images differ from the judged one"
+                )
+        return device_states(draft)
+
+    def _store(self, index: int, case: str, drafts: Mapping[str, Draft], sink: Sink) -> None:
+        records = [draft.record(index, case, name) for name, draft in drafts.items()]
+        sink.append(list(records))
+        for record in records:
+            self._observer.cell_done(record)
 
     def _measure_alone(self, arm: Arm, case: str, draft: Draft) -> None:
         result = draft.failure or self._solo(arm, case)
         self._alone[case, arm.name] = result
         if isinstance(result, Alone):
             draft.alone = result
-            if any(sample.output_sha256 != result.picture_sha256 for sample in draft.samples):
-                self._differing.append(
-                    f"{case} {arm.name}: timed images differ from the judged one"
-                )
 
     def _solo(self, arm: Arm, case_name: str) -> Alone | Failure:
         case = Case.parse(case_name)
@@ -213,21 +270,24 @@ class Coordinator:
                 scale=case.scale,
                 seed=self._job.noise_seed,
                 outputs=str(self._folder / f"output-{number[0]}-{number[1]}"),
+                other_seed=self._job.noise_seed + 1 if number[1] == 0 else None,
             ),
         )
 
-    def _upscale(self, case: str) -> Upscale:
+    def _upscale(self, case: str, block: int, attempt: int) -> Upscale:
         return Upscale(
             image=self._images[case],
             scale=Case.parse(case).scale,
             seed=self._job.noise_seed,
+            block=block,
+            attempt=attempt,
         )
 
     def _notes(self, index: int) -> list[str]:
         """What a cell's record has no room for: solo phases that failed, energy not measured."""
+        notes, self._differing = self._differing, []
         if index != 0:
-            return []
-        notes = self._differing
+            return notes
         for (case, name), result in self._alone.items():
             if isinstance(result, Failure):
                 notes.append(f"{case} {name}: solo phase: {result.outcome}: {result.reason}")
@@ -239,9 +299,3 @@ class Coordinator:
 def utc_now() -> str:
     """ISO 8601, UTC, seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _refuse(name: str, failure: Failure) -> None:
-    if failure.outcome is Outcome.UNSUPPORTED:
-        raise UsageError(failure.reason)
-    raise InfrastructureError(f"{name}: the worker broke at its start: {failure.reason}")

@@ -1,23 +1,16 @@
-"""What a planned run will take: work counted on the meta device, time from what is known."""
+"""How long a planned run will take, from what is known of earlier ones."""
 
 from __future__ import annotations
 
 import statistics
-import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from srbench.cases import Case
-from srbench.errors import InfrastructureError, UsageError
-from srbench.outcome import Failure, Outcome
+from srbench.errors import UsageError
 from srbench.plan import Plan, estimate_seconds
 from srbench.profiles import Profile
-from srbench.protocol import Counted, CountWork, Describe
 from srbench.stats.runs import latencies_ms
 from srbench.store import list_runs, read_run
-from srbench.worker_process import WorkerProcess
 
 START_S = 10.0
 """Imports and loading of a worker where no run has told better."""
@@ -34,50 +27,6 @@ class Forecast:
 
     seconds: float | None
     source: str
-
-
-def count_work(
-    arms: Sequence[str],
-    assignments: dict[str, dict[str, str]],
-    cases: Sequence[Case],
-    timeout_s: float,
-) -> dict[tuple[str, str], dict[str, int]]:
-    """FLOPs by stage of one image of the full-size architecture, each arm in a worker of its own.
-
-    Returns:
-        (case, arm) -> stage -> FLOPs.
-
-    Raises:
-        UsageError: An arm, option or size is refused.
-        InfrastructureError: A worker broke.
-    """
-    counts: dict[tuple[str, str], dict[str, int]] = {}
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="srbench-")))
-        workers = {}
-        for number, arm in enumerate(arms):
-            worker = workers[arm] = WorkerProcess(folder / f"{number}.log")
-            stack.callback(worker.kill)
-            worker.send(Describe(pipeline=arm, assignments=assignments))
-        for arm, worker in workers.items():
-            _answer(worker, arm, timeout_s)
-        for case in cases:
-            for worker in workers.values():
-                worker.send(CountWork(width=case.width, height=case.height, scale=case.scale))
-            for arm, worker in workers.items():
-                reply = _answer(worker, arm, timeout_s)
-                assert isinstance(reply, Counted)
-                counts[case.name, arm] = reply.flops
-    return counts
-
-
-def _answer(worker: WorkerProcess, arm: str, timeout_s: float) -> object:
-    reply = worker.receive(timeout_s)
-    if isinstance(reply, Failure):
-        if reply.outcome is Outcome.UNSUPPORTED:
-            raise UsageError(reply.reason)
-        raise InfrastructureError(f"{arm}: counting its work: {reply.outcome}: {reply.reason}")
-    return reply
 
 
 def forecast(plan: Plan, profile: Profile, results: Path) -> Forecast:

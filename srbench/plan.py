@@ -6,6 +6,9 @@ import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from srbench.probes.disturbance import clocks_steady
 
 STEADY_WINDOW = 5
 STEADY_TOLERANCE = 0.01
@@ -54,6 +57,7 @@ class Plan:
         pairs: Timed pairs per case in a block.
         seed: Of all orders.
         warmup: Discarded images.
+        looks: Numbers of blocks after which a sequential run may end.
     """
 
     cases: tuple[str, ...]
@@ -62,6 +66,7 @@ class Plan:
     pairs: int
     seed: int
     warmup: Warmup
+    looks: tuple[int, ...] = ()
 
     def block(self, index: int) -> tuple[CellPlan, ...]:
         """Cases of a block in their random order, each with its ABBA rounds.
@@ -84,7 +89,7 @@ class Plan:
         return self.blocks * len(self.cases) * len(self.arms) * self.pairs
 
 
-DEFAULT_DESIGN = {"cuda": (10, 5), "cpu": (3, 2)}
+DEFAULT_DESIGN = {"cuda": (10, 5), "simulated": (10, 5), "cpu": (3, 2), "meta": (1, 1)}
 """Device -> blocks and pairs: on CUDA what simulation shows to keep a 1 % false-alarm rate."""
 
 
@@ -96,23 +101,42 @@ def make_plan(
     seed: int,
     blocks: int | None = None,
     pairs: int | None = None,
+    looks: Sequence[int] = (),
 ) -> Plan:
-    """A plan with the defaults of a device for what is not given."""
+    """A plan with the defaults of a device for what is not given.
+
+    A sequential plan, one with `looks`, has the last of them as its blocks unless told otherwise.
+    """
     default_blocks, default_pairs = DEFAULT_DESIGN[device]
+    blocks = blocks or (max(looks) if looks else None)
     return Plan(
         cases=tuple(cases),
         arms=tuple(arms),
         blocks=blocks or default_blocks,
         pairs=pairs or default_pairs,
         seed=seed,
-        warmup=CUDA_WARMUP if device == "cuda" else CPU_WARMUP,
+        warmup=CPU_WARMUP if device == "cpu" else CUDA_WARMUP,
+        looks=tuple(looks),
     )
 
 
-def is_warm(latencies_ms: Sequence[float], warmup: Warmup, *, first_case: bool) -> bool:
+def is_warm(
+    latencies_ms: Sequence[float],
+    readings: Sequence[Mapping[str, Any]],
+    warmup: Warmup,
+    *,
+    first_case: bool,
+) -> bool:
     """Whether the discarded images are enough: steady, or as many as are granted.
 
-    Steady means that the median of the last five is within 1 % of the median of the five before.
+    Steady means that the median of the last five is within 1 % of the median of the five before,
+    and that the card's clock stands still.
+
+    Args:
+        latencies_ms: Of the images so far.
+        readings: Of the card after each of them.
+        warmup: What is granted.
+        first_case: Whether the worker pays for one-time set-up.
     """
     if len(latencies_ms) >= (warmup.first if first_case else warmup.later):
         return True
@@ -120,7 +144,7 @@ def is_warm(latencies_ms: Sequence[float], warmup: Warmup, *, first_case: bool) 
         return False
     last = statistics.median(latencies_ms[-STEADY_WINDOW:])
     before = statistics.median(latencies_ms[-2 * STEADY_WINDOW : -STEADY_WINDOW])
-    return abs(last - before) <= STEADY_TOLERANCE * before
+    return abs(last - before) <= STEADY_TOLERANCE * before and clocks_steady(readings)
 
 
 def estimate_seconds(
@@ -137,7 +161,7 @@ def estimate_seconds(
         Seconds, or None when a cell's time is not known.
     """
     warmup = 2 * STEADY_WINDOW if plan.warmup.until_steady else plan.warmup.later
-    solo_images = 3
+    solo_images = 8
     total = plan.blocks * len(plan.arms) * load_s
     for case in plan.cases:
         for arm in plan.arms:

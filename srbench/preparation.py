@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.contract import WeightsSource
 from srbench.arm import Job
+from srbench.armspec import ArmSpec, parse_arm
 from srbench.cases import Case, parse_cases
 from srbench.config import Settings
 from srbench.errors import NotComparableError, UsageError
@@ -26,6 +27,7 @@ from srbench.registry import (
     parse_options,
     split_assignments,
 )
+from srbench.revisions import checked_out
 from srbench.store import check_writable
 
 
@@ -37,48 +39,57 @@ class Preparation:
         job: What workers are told.
         profile: Where results go.
         gpu: The card, None on CPU.
+        purpose: See `srbench.records.RunRecord`.
+        against: What a sequential run is held against at its looks.
     """
 
     job: Job
     profile: Profile
     gpu: Gpu | None
+    purpose: str = "run"
+    against: str | None = None
 
 
 def chosen_cases(settings: Settings, device: str) -> tuple[Case, ...]:
-    """The cases of a command: the given ones, else the documented matrix on CUDA, smoke on CPU."""
-    return parse_cases(settings.cases or ("documented" if device == "cuda" else "smoke",))
+    """The cases of a command: the given ones, else smoke on CPU, else the documented matrix."""
+    return parse_cases(settings.cases or ("smoke" if device == "cpu" else "documented",))
 
 
-def chosen_arms(settings: Settings) -> tuple[str, ...]:
-    """The pipelines of a command, checked by name.
+def chosen_arms(settings: Settings) -> tuple[ArmSpec, ...]:
+    """The arms of a command, their pipelines checked by name.
 
     Raises:
         UsageError: An unknown one, one named twice, or none.
     """
-    arms = settings.pipelines
+    arms = tuple(parse_arm(text) for text in settings.pipelines)
     if not arms:
         raise UsageError("--pipelines: name at least one")
+    names = [arm.name for arm in arms]
     for arm in arms:
-        find_pipeline(arm)
-        if arms.count(arm) > 1:
-            raise UsageError(f"--pipelines: '{arm}' is named twice")
+        find_pipeline(arm.pipeline)
+        if names.count(arm.name) > 1:
+            raise UsageError(
+                f"--pipelines: '{arm.name}' is named twice; give each a label, as in "
+                f"a={arm.pipeline},b={arm.pipeline}"
+            )
     return arms
 
 
-def checked_assignments(texts: Iterable[str], arms: tuple[str, ...]) -> dict[str, dict[str, str]]:
+def checked_assignments(texts: Iterable[str], arms: Sequence[ArmSpec]) -> dict[str, dict[str, str]]:
     """Sort `--set` texts by arm and refuse what can be refused without importing a pipeline.
 
     Raises:
         UsageError: See `srbench.registry`.
     """
-    values = split_assignments(texts, arms)
+    values = split_assignments(texts, [arm.name for arm in arms])
     known: list[str] | None = []
     for arm in arms:
-        options = light_options(arm)
+        # Another revision may have other options: its worker tells.
+        options = None if arm.revision else light_options(arm.pipeline)
         if options is None:
             known = None
             continue
-        parse_options(options, assignments_for(arm, option_names(options), values))
+        parse_options(options, assignments_for(arm.name, option_names(options), values))
         if known is not None:
             known += option_names(options)
     if known is not None:
@@ -86,8 +97,22 @@ def checked_assignments(texts: Iterable[str], arms: tuple[str, ...]) -> dict[str
     return values
 
 
-def prepare_run(settings: Settings) -> Preparation:
+def prepare_run(
+    settings: Settings,
+    note: Callable[[str], None],
+    *,
+    purpose: str = "run",
+    looks: Sequence[int] = (),
+    against: str | None = None,
+) -> Preparation:
     """Check everything that can be checked before a worker starts.
+
+    Args:
+        settings: Of the command.
+        note: Told when something takes a while.
+        purpose: Of the run.
+        looks: Of a sequential plan.
+        against: What it is held against at its looks.
 
     Raises:
         UsageError: A wrong name, option, input or folder.
@@ -96,6 +121,8 @@ def prepare_run(settings: Settings) -> Preparation:
     """
     profile, gpu = choose_profile(settings.gpu, list_gpus())
     device = profile.device
+    if device not in ("cpu", "cuda"):
+        raise UsageError(f"--gpu {profile.name}: nothing can be timed on it")
     arms = chosen_arms(settings)
     cases = chosen_cases(settings, device)
     assignments = checked_assignments(settings.options, arms)
@@ -104,11 +131,12 @@ def prepare_run(settings: Settings) -> Preparation:
     inputs = {case.name: case_input(case, settings.inputs) for case in cases}
     plan = make_plan(
         [case.name for case in cases],
-        arms,
+        [arm.name for arm in arms],
         device=device,
         seed=settings.seed,
         blocks=settings.blocks,
         pairs=settings.pairs,
+        looks=looks,
     )
     job = Job(
         plan=plan,
@@ -120,11 +148,13 @@ def prepare_run(settings: Settings) -> Preparation:
         noise_seed=settings.noise_seed,
         timeout_s=settings.timeout,
         gpu_uuid=None if gpu is None else gpu.uuid,
+        arms={arm.name: checked_out(arm, note) for arm in arms},
+        pairing=settings.pairing,
     )
-    return Preparation(job, profile, gpu)
+    return Preparation(job, profile, gpu, purpose, against)
 
 
-def prepare_resume(head: RunRecord, settings: Settings) -> Preparation:
+def prepare_resume(head: RunRecord, settings: Settings, note: Callable[[str], None]) -> Preparation:
     """The preparation of a run that was begun, on the same device, weights and inputs.
 
     Raises:
@@ -154,6 +184,7 @@ def prepare_resume(head: RunRecord, settings: Settings) -> Preparation:
         seed=head.seed,
         blocks=head.blocks,
         pairs=head.pairs,
+        looks=head.looks,
     )
     job = Job(
         plan=plan,
@@ -165,8 +196,23 @@ def prepare_resume(head: RunRecord, settings: Settings) -> Preparation:
         noise_seed=head.noise_seed,
         timeout_s=settings.timeout,
         gpu_uuid=None if gpu is None else gpu.uuid,
+        arms={name: checked_out(arm_of(head, name), note) for name in head.pipelines},
+        pairing=head.pairing,
     )
-    return Preparation(job, profile, gpu)
+    return Preparation(job, profile, gpu, head.purpose, head.against)
+
+
+def arm_of(head: RunRecord, name: str) -> ArmSpec:
+    """An arm of a stored run, of the very commit that it was begun with."""
+    facts = head.arms.get(name)
+    if facts is None:
+        return parse_arm(name)
+    return ArmSpec(
+        name=name,
+        pipeline=facts["pipeline"],
+        revision=facts["revision"],
+        commit=facts["commit"],
+    )
 
 
 def _as_texts(options: dict[str, dict[str, Any]]) -> Iterable[str]:

@@ -56,6 +56,7 @@ class RunRecord(Record):
             `meta`); `simulation` (a fake device: nothing in the file was measured).
         arms: Arm name -> {`pipeline`, `revision` (as typed or null), `commit` (hash or null)}.
         looks: Numbers of blocks after which a sequential run may end; empty for a fixed number.
+        against: What a sequential run is held against at its looks; null for its own baseline.
         pairing: `interleaved` (both workers warm, images in turns) or `block` (one worker after
             the other, where both do not fit on the device).
     """
@@ -85,6 +86,7 @@ class RunRecord(Record):
     purpose: str = "run"
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     looks: list[int] = field(default_factory=list)
+    against: str | None = None
     pairing: str = "interleaved"
 
 
@@ -159,11 +161,13 @@ class FidelityRecord(Record):
         case: Case name.
         pipeline: The arm judged.
         reference: The arm (`s3diff-baseline`) it is held against, or a role: `fp32` (the baseline
-            pipeline in float32), `repeat` (the arm's own second picture), `other_seed` (the arm's
+            pipeline in float32), `repeat` (the worst of the arm's own four further pictures), `other_seed` (the arm's
             own picture with other noise).
         metrics: Metric -> value. `psnr` (8-bit RGB), `psnr_float`, `ssim` (Y), `lpips`,
             `worst_block_psnr` (lowest over 64x64 blocks of the 8-bit picture), `eps_relative_l2`,
-            `max_abs_diff` (8-bit levels).
+            `max_abs_diff` (8-bit levels), `worst_band_psnr` (lowest over 16x64 and 64x16 bands,
+            where seams show), `flat_blocks` (64x64 blocks of one colour in this arm only),
+            `distinct_pictures` (of five; of `repeat` only).
         not_measured: Metric -> why.
         providers: Metric -> `library version (variant)`.
         worst_block: [top, left] of the worst 64x64 block in output pixels.

@@ -2,69 +2,85 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 
-from srbench import __version__
 from srbench.arm import Job
 from srbench.coordinator import Coordinator, Facts, Observer, utc_now
 from srbench.errors import NotComparableError
+from srbench.fidelity.roles import ROLES
 from srbench.fingerprint import fingerprint
+from srbench.heading import start_of_run
 from srbench.judging import judge_run
 from srbench.outcome import INFRASTRUCTURE
 from srbench.plan import Plan
 from srbench.preparation import Preparation
 from srbench.records import CellRecord, EndRecord, FidelityRecord, Run, RunRecord
 from srbench.registry import check_shared
-from srbench.store import RunWriter, read_run
+from srbench.store import RunWriter, measuring_into, read_run
 
 
-def begin(
-    preparation: Preparation,
-    out: Path,
-    argv: list[str],
-    observer: Observer,
-    stop: Callable[[], bool],
-) -> Run:
+@dataclass(frozen=True, slots=True)
+class Conduct:
+    """How a run is led.
+
+    Attributes:
+        observer: Told how far it is.
+        stop: Asked between blocks; True ends the run early, unfinished.
+        decided: Asked at the looks of a sequential plan whether the run so far is enough.
+    """
+
+    observer: Observer
+    stop: Callable[[], bool] = lambda: False
+    decided: Callable[[Run], bool] = lambda run: False
+
+
+def begin(preparation: Preparation, out: Path, argv: list[str], conduct: Conduct) -> Run:
     """Measure a new run.
 
     Args:
         preparation: Of `prepare_run`.
         out: Results folder.
         argv: The command line, for the record.
-        observer: Told how far it is.
-        stop: Asked between blocks; True ends the run early.
+        conduct: Who is told and asked.
 
     Returns:
         The run as stored; `ended` tells whether it is whole.
+
+    Raises:
+        UsageError: Another run is measuring into the same folder.
     """
-    with Coordinator(preparation.job, observer) as coordinator:
+    job = preparation.job
+    with (
+        measuring_into(out / preparation.profile.name),
+        Coordinator(job, conduct.observer) as coordinator,
+    ):
         facts = coordinator.open()
         check_shared(
-            preparation.job.assignments,
+            job.assignments,
             (name for described in facts.described.values() for name in described.options),
         )
         head = make_head(preparation, facts, argv)
-        opened = RunWriter.create(out, head)
         path = out / head.profile / f"{head.run_id}.jsonl"
-        observer.note(f"measuring {head.run_id}")
-        _measure(coordinator, preparation.job, opened, observer, stop, None)
+        conduct.observer.note(f"measuring {head.run_id}")
+        _measure(coordinator, job, RunWriter.create(out, head), path, conduct, None)
     return read_run(path)
 
 
-def resume(
-    path: Path, preparation: Preparation, observer: Observer, stop: Callable[[], bool]
-) -> Run:
+def resume(path: Path, preparation: Preparation, conduct: Conduct) -> Run:
     """Go on with a run that was interrupted or killed.
 
     Raises:
         NotComparableError: A pipeline or its options changed since.
+        UsageError: Another run is measuring into the same folder.
     """
     begun = read_run(path)
-    with Coordinator(preparation.job, observer) as coordinator:
+    with (
+        measuring_into(path.parent),
+        Coordinator(preparation.job, conduct.observer) as coordinator,
+    ):
         facts = coordinator.open()
         for name, described in facts.described.items():
             began_with = begun.head.versions[name], begun.head.options[name]
@@ -73,7 +89,7 @@ def resume(
                     f"--resume: {name} has changed since {begun.head.run_id} was begun; "
                     "start a new run"
                 )
-        _measure(coordinator, preparation.job, RunWriter.resume(path), observer, stop, begun)
+        _measure(coordinator, preparation.job, RunWriter.resume(path), path, conduct, begun)
     return read_run(path)
 
 
@@ -81,35 +97,38 @@ def _measure(
     coordinator: Coordinator,
     job: Job,
     opened: AbstractContextManager[RunWriter],
-    observer: Observer,
-    stop: Callable[[], bool],
+    path: Path,
+    conduct: Conduct,
     begun: Run | None,
 ) -> None:
     with opened as writer:
-        completed = coordinator.run(writer, begun.finished_blocks if begun else (), stop)
-        if completed:
+        blocks = coordinator.run(
+            writer,
+            begun.finished_blocks if begun else (),
+            conduct.stop,
+            lambda: conduct.decided(read_run(path)),
+        )
+        if blocks is not None:
             judge_run(
                 coordinator,
-                job.plan,
-                job.device,
-                job.timeout_s,
+                job,
                 sink=writer,
-                observer=observer,
-                done={(r.case, r.pipeline) for r in begun.fidelity} if begun else (),
+                observer=conduct.observer,
+                done={(r.case, r.pipeline, r.reference) for r in begun.fidelity} if begun else (),
             )
-        writer.append([EndRecord(finished_at=utc_now(), interrupted=not completed)])
+        early = blocks if blocks is not None and blocks < job.plan.blocks else None
+        writer.append(
+            [EndRecord(finished_at=utc_now(), interrupted=blocks is None, decided_at=early)]
+        )
 
 
 def make_head(preparation: Preparation, facts: Facts, argv: list[str]) -> RunRecord:
     """The first line of a results file."""
-    job, now = preparation.job, datetime.now(UTC)
+    job = preparation.job
     plan: Plan = job.plan
     weights = job.weights
     return RunRecord(
-        run_id=f"{now:%Y%m%dT%H%M%SZ}-{preparation.profile.name}-{secrets.token_hex(2)}",
-        started_at=now.isoformat(timespec="seconds"),
-        srbench_version=__version__,
-        profile=preparation.profile.name,
+        **start_of_run(preparation.profile),
         device=job.device,
         precision=job.precision,
         tf32=facts.tf32,
@@ -134,12 +153,18 @@ def make_head(preparation: Preparation, facts: Facts, argv: list[str]) -> RunRec
         noise_seed=job.noise_seed,
         fingerprint=fingerprint(preparation.gpu),
         argv=argv,
+        purpose=preparation.purpose,
+        arms={name: job.arm(name).to_record() for name in plan.arms},
+        looks=list(plan.looks),
+        against=preparation.against,
+        pairing=facts.pairing,
     )
 
 
 def broken_results(run: Run) -> list[str]:
     """One short text for each cell or picture that the machine did not bring to a result."""
-    records: list[CellRecord | FidelityRecord] = [*run.cells, *run.fidelity]
+    judged = [record for record in run.fidelity if record.reference not in ROLES]
+    records: list[CellRecord | FidelityRecord] = [*run.cells, *judged]
     return [
         f"{record.case} {record.pipeline} {record.outcome} ({record.reason})"
         for record in records

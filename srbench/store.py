@@ -98,6 +98,35 @@ class RunWriter:
             raise InfrastructureError(f"{self.path}: cannot write ({error.strerror})") from error
 
 
+@contextmanager
+def measuring_into(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder: two that measure at once measure each other.
+
+    Raises:
+        UsageError: Another process is measuring into it.
+    """
+    path = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot write ({error.strerror})") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().decode(errors="replace").strip() or "unknown"
+            raise UsageError(
+                f"{folder}: another srbench run (process {holder}) is measuring into it; "
+                "wait for it, or measure elsewhere with --out"
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n".encode())
+        file.flush()
+        yield
+
+
 def _lock(file: IO[bytes], path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

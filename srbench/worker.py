@@ -10,22 +10,45 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from queue import SimpleQueue
-from typing import IO, NoReturn
+from typing import IO, NoReturn, Protocol
 
 from srbench.outcome import Outcome, classify
 from srbench.protocol import REQUESTS, Described, Exit, Failed, Message, decode
 
 
+class Bench(Protocol):
+    """What does the work; `srbench.workbench.Workbench` is one."""
+
+    def handle(self, request: Message) -> Message:
+        """Do one request; whatever it raises becomes an outcome."""
+
+    def free_memory(self) -> None:
+        """Give cached device memory back after a failure."""
+
+
 def main() -> NoReturn:
-    """Serve until `Exit` or until the coordinator is gone."""
+    """Be a worker that measures pipelines."""
+    serve(_workbench, _import_torch)
+
+
+def serve(
+    make_bench: Callable[[], Bench], meanwhile: Callable[[], None] = lambda: None
+) -> NoReturn:
+    """Answer requests until `Exit` or until the coordinator is gone.
+
+    Args:
+        make_bench: Called once nothing that it imports can write into the protocol.
+        meanwhile: Done while the coordinator listens to the other arms describe themselves.
+    """
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
+    # Before the thread: an import that fails must end the process with its error, not in the
+    # interpreter's fight with a reader of stdin.
+    bench = make_bench()
     lines: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, lines), daemon=True).start()
-    from srbench.workbench import Workbench
-
-    bench = Workbench()
     while True:
         request = decode(lines.get(), REQUESTS)
         if isinstance(request, Exit):
@@ -42,8 +65,18 @@ def main() -> NoReturn:
             bench.free_memory()
         answers.write(reply.encode())
         if isinstance(reply, Described):
-            # While the coordinator listens to the other arms; they all import at the same time.
-            import torch  # noqa: F401
+            meanwhile()
+
+
+def _workbench() -> Bench:
+    from srbench.workbench import Workbench
+
+    return Workbench()
+
+
+def _import_torch() -> None:
+    """All arms import at the same time."""
+    import torch  # noqa: F401
 
 
 def _listen(requests: IO[bytes], lines: SimpleQueue[bytes]) -> None:

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import srbench
@@ -22,22 +24,39 @@ _PATIENCE_S = 5.0
 _TAIL_LINES = 20
 
 
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a worker is started.
+
+    Attributes:
+        command: Program and arguments of something that speaks the worker protocol.
+        python_path: Folders that its modules are looked for in first; by default where this
+            srbench lies.
+        environment: Variables set on top of the coordinator's.
+    """
+
+    command: tuple[str, ...] = (sys.executable, "-m", "srbench.worker")
+    python_path: tuple[str, ...] = (str(Path(srbench.__file__).resolve().parents[1]),)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
 class WorkerProcess:
     """One child. After a time-out or its death it is gone; `alive` tells."""
 
-    def __init__(self, log: Path) -> None:
-        """Start `python -m srbench.worker`; its stderr goes to the file `log`."""
+    def __init__(self, log: Path, launch: Launch | None = None) -> None:
+        """Start a worker; its stderr goes to the file `log`."""
         self._log = log
+        launch = launch or Launch()
         with log.open("ab") as stderr:
             # A session of its own: the terminal's Ctrl-C reaches the coordinator alone, and a kill
             # reaches everything that the worker started.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "srbench.worker"],
+                launch.command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 start_new_session=True,
-                env=_environment(),
+                env=_environment(launch),
             )
         self._buffer = b""
 
@@ -139,13 +158,13 @@ class WorkerProcess:
             time.sleep(0.01)
 
 
-def _environment() -> dict[str, str]:
-    """The parent's, made to find this very srbench and to number cards as the driver does."""
-    root = str(Path(srbench.__file__).resolve().parents[1])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+def _environment(launch: Launch) -> dict[str, str]:
+    """The parent's, made to find the right srbench and to number cards as the driver does."""
+    paths = [*launch.python_path, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         **os.environ,
+        **launch.environment,
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
     }

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from srbench.cli.conduct import NEWEST
 from srbench.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from srbench.cli.progress import Lines
     from srbench.config import Settings
     from srbench.records import Run
 
-NEWEST = "newest"
+META = "meta"
 _LISTS = ("--cases", "--pipelines")
 
 
@@ -53,7 +51,11 @@ class ListCommand(TyperCommand):
 
 
 Gpu = Annotated[
-    str | None, typer.Option(help="auto, cpu, or a profile: a10, l20, h100, h200 [default: auto]")
+    str | None,
+    typer.Option(
+        help="auto, cpu, a profile (a10, l20, h100, h200), or meta to count the work only "
+        "[default: auto]"
+    ),
 ]
 Cases = Annotated[
     list[str] | None,
@@ -114,6 +116,24 @@ def run(
             metavar="[RUN]", help="Go on with an interrupted run, the newest if none is named."
         ),
     ] = None,
+    until_decided: Annotated[
+        bool,
+        typer.Option(
+            "--until-decided",
+            help="Look after 6 and 10 blocks and end where the gate has its verdict, or at 16.",
+        ),
+    ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(help="With --until-decided: the promoted baseline or run to decide against."),
+    ] = None,
+    pairing: Annotated[
+        str | None,
+        typer.Option(
+            help="interleaved, or block: one arm after the other "
+            "[default: interleaved where both fit on the device]"
+        ),
+    ] = None,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds one image or step may take [default: 1800]")
     ] = None,
@@ -132,94 +152,111 @@ def run(
         "seed": seed,
         "noise_seed": noise_seed,
         "options": sets,
+        "pairing": pairing,
     }
     free = {"weights": weights, "inputs": inputs, "out": out, "timeout": timeout}
     if resume is not None:
-        _refuse_changes(fixed)
+        refuse_changes({**fixed, "until_decided": until_decided, "against": against})
     settings = load_settings({**fixed, **free})
-    try:
-        done, path = _begin(settings) if resume is None else _resume(resume, settings)
-    except KeyboardInterrupt:
-        typer.echo("srbench: interrupted; `srbench run --resume` goes on", err=True)
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
-    _finish(done, path, settings, as_json=as_json)
+    if settings.gpu == META and resume is None:
+        _count(settings, as_json=as_json)
+        return
+    if against is not None and not until_decided:
+        raise UsageError(
+            "--against: goes with --until-decided; the gate has an --against of its own"
+        )
+    done, path = (
+        _measure(settings, against, looks=until_decided)
+        if resume is None
+        else _go_on(resume, settings)
+    )
+    finish(done, path, settings, as_json=as_json)
 
 
-def _refuse_changes(fixed: dict[str, Any]) -> None:
+def refuse_changes(fixed: dict[str, Any]) -> None:
+    """Raise UsageError for an option that a run was begun with and --resume may not change."""
     for key, value in fixed.items():
         if value:
             option = "set" if key == "options" else key.replace("_", "-")
             raise UsageError(f"--{option}: cannot be changed with --resume; leave it out")
 
 
-def _begin(settings: Settings) -> tuple[Run, Path]:
-    from srbench.cli.progress import progress_on_stderr
+def _measure(settings: Settings, against: str | None, *, looks: bool) -> tuple[Run, Path]:
+    from srbench.cli.conduct import measure, never, note
     from srbench.preparation import prepare_run
-    from srbench.running import begin
 
-    preparation = prepare_run(settings)
-    plan = preparation.job.plan
-    cells = plan.blocks * len(plan.cases) * len(plan.arms)
-    with progress_on_stderr(cells) as progress, _interruptible(progress) as stop:
-        done = begin(preparation, settings.out, sys.argv[1:], progress, stop)
-    return done, settings.out / done.head.profile / f"{done.head.run_id}.jsonl"
+    if not looks:
+        return measure(prepare_run(settings, note), settings.out)
+    from srbench.stats.sequential import LOOKS
+
+    blocks = [at for at, _ in LOOKS if at <= (settings.blocks or LOOKS[-1][0])]
+    decided = never if not blocks else decided_by_gate(against, settings.out)
+    preparation = prepare_run(settings, note, looks=blocks, against=against)
+    return measure(preparation, settings.out, decided)
 
 
-def _resume(name: str, settings: Settings) -> tuple[Run, Path]:
-    from srbench.cli.progress import progress_on_stderr
+def _go_on(name: str, settings: Settings) -> tuple[Run, Path]:
+    from srbench.cli.conduct import go_on, never, note, unfinished
     from srbench.preparation import prepare_resume
-    from srbench.running import resume
-    from srbench.store import find_run, newest_run, read_run
 
-    path = newest_run(settings.out) if name == NEWEST else find_run(name, settings.out)
-    begun = read_run(path)
-    if begun.ended:
-        raise UsageError(f"--resume: {begun.head.run_id} is finished; there is nothing to resume")
-    preparation = prepare_resume(begun.head, settings)
-    plan = preparation.job.plan
-    cells = (plan.blocks - len(begun.finished_blocks)) * len(plan.cases) * len(plan.arms)
-    with progress_on_stderr(cells) as progress, _interruptible(progress) as stop:
-        done = resume(path, preparation, progress, stop)
-    return done, path
+    begun, path = unfinished(name, settings.out, "run")
+    head = begun.head
+    decided = decided_by_gate(head.against, settings.out) if head.looks else never
+    preparation = prepare_resume(head, settings, note)
+    return go_on(path, begun, preparation, decided), path
 
 
-@contextmanager
-def _interruptible(progress: Lines) -> Iterator[Any]:
-    """A question whether Ctrl-C was pressed; pressed a second time it interrupts at once."""
-    pressed = False
+def decided_by_gate(against: str | None, results: Path) -> Callable[[Run], bool]:
+    """Whether the gate would leave no question of time open if the run ended here.
 
-    def first(*_: object) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        progress.note("finishing the current block; Ctrl-C again stops at once")
+    Args:
+        against: As of `srbench gate --against`.
+        results: Results folder.
 
-    previous = signal.signal(signal.SIGINT, first)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    Raises:
+        UsageError: The policy is wrong; said before anything is measured.
+    """
+    from srbench.baselines import resolve
+    from srbench.gate import Verdict, judge, load_policy
+
+    policy = load_policy()
+
+    def decided(run: Run) -> bool:
+        reference, name = (None, "") if against is None else resolve(against, run, results)
+        checks = judge(run, policy, reference, name).checks
+        timed = [check for check in checks if check.metric in ("latency", "speedup", "time")]
+        return bool(timed) and all(check.verdict is not Verdict.INCONCLUSIVE for check in timed)
+
+    return decided
 
 
-def _finish(done: Run, path: Path, settings: Settings, *, as_json: bool) -> None:
+def _count(settings: Settings, *, as_json: bool) -> None:
+    from srbench.counting import begin_counting
+    from srbench.report.counters import counter_table
+
+    run, path = begin_counting(settings, sys.argv[1:])
+    if as_json:
+        cells = [cell.to_json() for cell in run.cells]
+        document = {"run": run.head.run_id, "results": str(path), "head": run.head.to_json()}
+        typer.echo(json.dumps({**document, "cells": cells}))
+    else:
+        typer.echo(counter_table(run))
+        typer.echo(f"results: {path}")
+
+
+def finish(done: Run, path: Path, settings: Settings, *, as_json: bool) -> None:
+    """Print a measured run, write its report and leave with its exit code."""
+    from srbench.cli.conduct import how_it_ended, note
     from srbench.preparation import report_folder
     from srbench.report import write_report
+    from srbench.report.history import stored_runs
     from srbench.report.tables import console_table
-    from srbench.running import broken_results
 
-    broken = broken_results(done)
-    code, line = ExitCode.OK, ""
-    if not done.ended:
-        code = ExitCode.INTERRUPTED
-        line = (
-            f"interrupted after {len(done.finished_blocks)} of {done.head.blocks} blocks; "
-            f"`srbench run --resume {done.head.run_id}` goes on"
-        )
-    elif broken:
-        code = ExitCode.INFRASTRUCTURE
-        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-        line = f"no result for {broken[0]}{more}; the rest is stored in {path}"
-    page = write_report([done], report_folder(settings.out)) if done.finished_blocks else None
+    code, line = how_it_ended(done, path)
+    page = None
+    if done.finished_blocks:
+        past = stored_runs(settings.out, done, note)
+        page = write_report([done], report_folder(settings.out), history_of=past)
     if as_json:
         typer.echo(json.dumps(_document(done, path, page, code)))
     elif page is not None:

@@ -11,6 +11,8 @@ from importlib.resources import files
 from srbench.errors import NotComparableError, UsageError, did_you_mean
 from srbench.nvml import Gpu
 
+_NOT_CARDS = ("cpu", "meta", "simulated")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
@@ -40,8 +42,8 @@ class Profile:
 
     @property
     def device(self) -> str:
-        """`cpu` or `cuda`."""
-        return "cpu" if self.name == "cpu" else "cuda"
+        """`cpu`, `cuda`, or a device that measures nothing: `meta`, `simulated`."""
+        return self.name if self.name in _NOT_CARDS else "cuda"
 
     def matches(self, gpu: Gpu) -> bool:
         """Whether the driver's name of a card is this profile's."""
@@ -104,7 +106,9 @@ def choose_profile(name: str, gpus: Sequence[Gpu]) -> tuple[Profile, Gpu | None]
         NotComparableError: The profile is of another device than the one found.
     """
     gpu = gpus[0] if gpus else None
-    if name == "cpu" or (name == "auto" and gpu is None):
+    if name in _NOT_CARDS:
+        return load_profile(name), None
+    if name == "auto" and gpu is None:
         return load_profile("cpu"), None
     if gpu is not None and name in ("auto", profile_of(gpu).name):
         return profile_of(gpu), gpu

@@ -110,8 +110,18 @@ def test_the_file_holds_everything(done: Any) -> None:
     assert head.weights["label"] == "weights"
     assert head.argv[0] == "run"
     judged = {(r.case, r.pipeline, r.reference): r for r in run.fidelity}
-    assert judged.keys() == {("24x16x2", FAST, SLOW), ("16x16x2", FAST, SLOW)}
-    for record in judged.values():
+    cases = ("24x16x2", "16x16x2")
+    assert judged.keys() == {
+        pairing
+        for case in cases
+        for pairing in (
+            (case, FAST, SLOW),
+            (case, FAST, "repeat"),
+            (case, SLOW, "repeat"),
+            (case, SLOW, "other_seed"),
+        )
+    }
+    for record in (judged[case, FAST, SLOW] for case in cases):
         assert record.outcome == "ok"
         assert record.metrics["max_abs_diff"] == 0
         assert record.metrics["eps_relative_l2"] == 0
@@ -186,7 +196,7 @@ def test_killed_and_resumed(place: Place) -> None:
     assert after.ended
     assert after.finished_blocks == {0, 1, 2}
     assert path.read_bytes().startswith(sound)
-    assert len(after.fidelity) == 1
+    assert len({(r.pipeline, r.reference) for r in after.fidelity}) == len(after.fidelity) == 4
     assert [c for c in after.cells if c.block in first] == [
         c for c in before.cells if c.block in first
     ]

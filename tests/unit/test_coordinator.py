@@ -223,7 +223,8 @@ def test_a_hanging_worker_is_killed(tmp_path: Path) -> None:
     name = f"{FIXTURES}:Hanging"
     worker = WorkerProcess(tmp_path / "log")
     settings = {"break_on": "16"}
-    described = worker.ask(Describe(pipeline=name, assignments={"": settings, name: {}}), 60)
+    request = Describe(arm=name, pipeline=name, assignments={"": settings, name: {}})
+    described = worker.ask(request, 60)
     assert isinstance(described, Described)
     np.save(tmp_path / "image.npy", np.zeros((16, 16, 3), np.uint8))
     answer = worker.ask(Upscale(image=str(tmp_path / "image.npy"), scale=2, seed=0), 0.3)

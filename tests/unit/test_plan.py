@@ -6,6 +6,8 @@ from srbench.plan import CPU_WARMUP, CUDA_WARMUP, Plan, estimate_seconds, is_war
 
 CASES = ("a", "b", "c", "d")
 
+UNREADABLE: list[dict[str, float]] = [{}]
+
 
 def plan(**changes: Any) -> Plan:
     settings = {"cases": CASES, "arms": ("x", "y"), "blocks": 6, "pairs": 4, "seed": 0}
@@ -44,17 +46,19 @@ def test_defaults_by_device() -> None:
 
 def test_warm_when_the_last_five_agree_with_the_five_before() -> None:
     falling = [100.0 * 0.9**i for i in range(12)]
-    assert not is_warm(falling, CUDA_WARMUP, first_case=True)
-    assert is_warm([50.0] * 5 + [50.4] * 5, CUDA_WARMUP, first_case=False)
-    assert not is_warm([50.0] * 5 + [50.6] * 5, CUDA_WARMUP, first_case=False)
-    assert not is_warm([50.0] * 9, CUDA_WARMUP, first_case=False)
-    assert is_warm([float(i) for i in range(1, 21)], CUDA_WARMUP, first_case=False)
+    assert not is_warm(falling, UNREADABLE, CUDA_WARMUP, first_case=True)
+    assert is_warm([50.0] * 5 + [50.4] * 5, UNREADABLE, CUDA_WARMUP, first_case=False)
+    assert not is_warm([50.0] * 5 + [50.6] * 5, UNREADABLE, CUDA_WARMUP, first_case=False)
+    assert not is_warm([50.0] * 9, UNREADABLE, CUDA_WARMUP, first_case=False)
+    moving = [{"sm_clock_mhz": clock} for clock in (1200, 1300, 1400, 1500, 1600)]
+    assert not is_warm([50.0] * 10, moving, CUDA_WARMUP, first_case=False)
+    assert is_warm([float(i) for i in range(1, 21)], UNREADABLE, CUDA_WARMUP, first_case=False)
 
 
 @pytest.mark.parametrize(("first_case", "images"), [(True, 2), (False, 1)])
 def test_cpu_warmup_is_fixed(first_case: Any, images: Any) -> None:
-    assert not is_warm([1.0] * (images - 1), CPU_WARMUP, first_case=first_case)
-    assert is_warm([1.0] * images, CPU_WARMUP, first_case=first_case)
+    assert not is_warm([1.0] * (images - 1), UNREADABLE, CPU_WARMUP, first_case=first_case)
+    assert is_warm([1.0] * images, UNREADABLE, CPU_WARMUP, first_case=first_case)
 
 
 def test_estimate() -> None:

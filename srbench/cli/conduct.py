@@ -1,0 +1,125 @@
+"""A run with a terminal before it: progress, Ctrl-C, and the line it ends with."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from srbench.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from srbench.cli.progress import Lines
+    from srbench.preparation import Preparation
+    from srbench.records import Run
+    from srbench.running import Conduct
+
+NEWEST = "newest"
+Decided = Callable[["Run"], bool]
+
+
+def note(text: str) -> None:
+    """Say something on stderr."""
+    typer.echo(text, err=True)
+
+
+def never(_: Run) -> bool:
+    """The answer of a run that goes on to its last block."""
+    return False
+
+
+def measure(preparation: Preparation, out: Path, decided: Decided = never) -> tuple[Run, Path]:
+    """Measure a new run; returns it and its file."""
+    from srbench.running import begin
+
+    plan = preparation.job.plan
+    with _conducted(plan.blocks * len(plan.cases) * len(plan.arms), decided) as conduct:
+        done = begin(preparation, out, sys.argv[1:], conduct)
+    return done, out / done.head.profile / f"{done.head.run_id}.jsonl"
+
+
+def go_on(path: Path, begun: Run, preparation: Preparation, decided: Decided = never) -> Run:
+    """Go on with a run that was interrupted or killed."""
+    from srbench.running import resume
+
+    plan = preparation.job.plan
+    blocks = plan.blocks - len(begun.finished_blocks)
+    with _conducted(blocks * len(plan.cases) * len(plan.arms), decided) as conduct:
+        return resume(path, preparation, conduct)
+
+
+def unfinished(name: str, out: Path, purpose: str) -> tuple[Run, Path]:
+    """The run that `--resume` means.
+
+    Raises:
+        UsageError: There is none, it is finished, or it belongs to another command.
+    """
+    from srbench.store import find_run, newest_run, read_run
+
+    path = newest_run(out) if name == NEWEST else find_run(name, out)
+    begun = read_run(path)
+    if begun.ended:
+        raise UsageError(f"--resume: {begun.head.run_id} is finished; there is nothing to resume")
+    if begun.head.purpose != purpose:
+        commands = {"run": "run", "aa": "aa", "simulation": "simulate"}
+        command = commands.get(begun.head.purpose, "run")
+        raise UsageError(
+            f"--resume: {begun.head.run_id} was begun by another command; "
+            f"`srbench {command} --resume` goes on with it"
+        )
+    return begun, path
+
+
+@contextmanager
+def _conducted(cells: int, decided: Decided) -> Iterator[Conduct]:
+    from srbench.cli.progress import progress_on_stderr
+    from srbench.running import Conduct
+
+    try:
+        with progress_on_stderr(cells) as progress, _interruptible(progress) as stop:
+            yield Conduct(progress, stop, decided)
+    except KeyboardInterrupt:
+        note("srbench: interrupted; --resume goes on")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+@contextmanager
+def _interruptible(progress: Lines) -> Iterator[Callable[[], bool]]:
+    """A question whether Ctrl-C was pressed; pressed a second time it interrupts at once."""
+    pressed = False
+
+    def first(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        progress.note("finishing the current block; Ctrl-C again stops at once")
+
+    previous = signal.signal(signal.SIGINT, first)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def how_it_ended(done: Run, path: Path) -> tuple[ExitCode, str]:
+    """Exit code of a measured run and the one line of a non-zero one; the gate has no say."""
+    from srbench.running import broken_results
+
+    broken = broken_results(done)
+    if not done.ended:
+        return ExitCode.INTERRUPTED, (
+            f"interrupted after {len(done.finished_blocks)} of {done.head.blocks} blocks; "
+            f"--resume {done.head.run_id} goes on"
+        )
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        return (
+            ExitCode.INFRASTRUCTURE,
+            f"no result for {broken[0]}{more}; the rest is stored in {path}",
+        )
+    return ExitCode.OK, ""

@@ -1,0 +1,84 @@
+"""Before the first block: is the card ours, what do the pipelines say, do their weights fit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+from srbench.arm import Arm
+from srbench.cases import Case
+from srbench.errors import InfrastructureError, UsageError
+from srbench.nvml import Monitor
+from srbench.outcome import Failure, Outcome
+from srbench.probes.disturbance import exclusive
+from srbench.protocol import Described, Estimate, Estimated
+
+READINGS, READING_EVERY_S = 4, 0.5
+"""Of an idle card: a process that has just ended shows in its utilisation for a second."""
+
+
+def require_exclusive(gpu_uuid: str) -> None:
+    """Refuse a card on which somebody else computes, before any worker of ours is on it.
+
+    Raises:
+        InfrastructureError: Who, or how busy it is.
+    """
+    monitor = Monitor(gpu_uuid)
+    readings = []
+    for _ in range(READINGS):
+        readings.append(monitor.state())
+        time.sleep(READING_EVERY_S)
+    if why := exclusive(readings):
+        raise InfrastructureError(f"the card is not exclusive: {why}; wait, or choose another card")
+
+
+def describe_all(arms: Mapping[str, Arm], precision: str) -> dict[str, Described]:
+    """What the pipelines say of themselves.
+
+    Raises:
+        UsageError: An unknown pipeline, option or precision.
+        InfrastructureError: A worker broke before it could say anything.
+    """
+    described = {}
+    for name, arm in arms.items():
+        facts = arm.describe()
+        if isinstance(facts, Failure):
+            if facts.outcome is Outcome.UNSUPPORTED:
+                raise UsageError(facts.reason)
+            raise InfrastructureError(f"{name}: the worker broke at its start: {facts.reason}")
+        described[name] = facts
+    for name, facts in described.items():
+        if precision not in facts.precisions:
+            known = ", ".join(facts.precisions)
+            raise UsageError(f"--precision {precision}: {name} supports only {known}")
+    return described
+
+
+def load_all(arms: Mapping[str, Arm]) -> None:
+    """Load the weights of all arms; one that cannot for want of memory says so cell by cell.
+
+    Raises:
+        UsageError: The weights are unusable.
+    """
+    for arm in arms.values():
+        loaded = arm.load()
+        if isinstance(loaded, Failure) and loaded.outcome is Outcome.UNSUPPORTED:
+            raise UsageError(loaded.reason)
+
+
+def fit_together(arms: Mapping[str, Arm], cases: Iterable[str]) -> bool:
+    """Whether the largest image of every arm fits beside all the weights, as they foretell.
+
+    True as well where an arm cannot tell: it will fail cell by cell, which is recorded.
+    """
+    needed, free = 0, None
+    for arm in arms.values():
+        largest = 0
+        for case in map(Case.parse, cases):
+            request = Estimate(width=case.width, height=case.height, scale=case.scale)
+            reply = arm.ask(Estimated, request)
+            if isinstance(reply, Failure):
+                return True
+            largest, free = max(largest, reply.needed_bytes), reply.free_bytes
+        needed += largest
+    return free is None or needed <= free
