@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint lock gpu-test full-test clean
+.PHONY: run test lint lock gpu-test full-test timing clean
 
 run: .venv/installed
 	-@$(BIN)/srbench weights fetch --metrics
@@ -10,7 +10,7 @@ run: .venv/installed
 
 test: .venv/installed lint
 	-@$(BIN)/srbench weights fetch --metrics
-	$(BIN)/pytest -m "not full"
+	$(BIN)/pytest -m "not full and not timing"
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -22,6 +22,9 @@ gpu-test: .venv/installed
 
 full-test: .venv/installed
 	$(BIN)/pytest -m full
+
+timing: .venv/installed
+	$(BIN)/pytest -m timing
 
 # pip brings uv, uv installs the pinned and hashed environment: seconds instead of minutes. Bytecode is
 # compiled now: imports are most of a short run.

@@ -3,6 +3,10 @@
 They are the same on every run of the same code, so they gate without a GPU. FLOPs follow
 `torch.utils.flop_counter`'s formulas (2 per multiply-add); fused attention is counted as one launch
 with the FLOPs of its two matrix products on every device.
+
+FLOPs, calls and parked bytes are the same on every device. Launches are those of the device they
+were counted on: the meta device counts copies between devices that a CPU does not make and runs no
+branch that needs numbers, and backends prefer other memory layouts. Compare like with like.
 """
 
 from __future__ import annotations
@@ -31,6 +35,8 @@ _NO_KERNEL = frozenset(
         "aten.empty_like",
         "aten.new_empty",
         "aten.detach",
+        "aten.detach_",
+        "aten._local_scalar_dense",
         "aten._unsafe_view",
         "aten.lift_fresh",
         "aten.new_empty_strided",
@@ -76,12 +82,27 @@ def _attention_flops(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     return 2 * heads * tokens * key.shape[-2] * (depth + value.shape[-1])
 
 
+def _attention_result(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Empty result in the layout of the fused kernels: [batch, tokens, heads, depth] in memory.
+
+    The layout decides whether the projection after it needs a copy, so it shows in the launches.
+    """
+    if query.dim() != 4:
+        return query.new_empty((*query.shape[:-1], value.shape[-1]))
+    batch, heads, tokens, _ = query.shape
+    return query.new_empty((batch, tokens, heads, value.shape[-1])).transpose(1, 2)
+
+
 @dataclass(frozen=True, slots=True)
 class _Recording:
+    """What a call counted, and how its result looks: to keep the result would keep it alive."""
+
     flops: Counter[str]
     calls: Counter[str]
     launches: int
-    result: torch.Tensor
+    host_device_bytes: int
+    shape: torch.Size
+    dtype: torch.dtype
 
 
 class _Functions(TorchFunctionMode):
@@ -103,7 +124,7 @@ class _Functions(TorchFunctionMode):
         value = kwargs.get("value", args[2] if len(args) > 2 else None)
         with self.counter.fused(_attention_flops(query, key, value)):
             if query.is_meta:
-                return query.new_empty((*query.shape[:-1], value.shape[-1]))
+                return _attention_result(query, value)
             return func(*args, **kwargs)
 
 
@@ -179,12 +200,19 @@ class WorkCounter:
             self.flops.update(seen.flops)
             self.calls.update(seen.calls)
             self.launches += seen.launches
-            return seen.result.new_empty(seen.result.shape)
-        flops, calls, launches = self.flops.copy(), self.calls.copy(), self.launches
+            self.host_device_bytes += seen.host_device_bytes
+            return torch.empty(seen.shape, dtype=seen.dtype, device="meta")
+        flops, calls = self.flops.copy(), self.calls.copy()
+        launches, parked = self.launches, self.host_device_bytes
         result = run()
         if result.is_meta:
             self._recorded[key] = _Recording(
-                self.flops - flops, self.calls - calls, self.launches - launches, result
+                flops=self.flops - flops,
+                calls=self.calls - calls,
+                launches=self.launches - launches,
+                host_device_bytes=self.host_device_bytes - parked,
+                shape=result.shape,
+                dtype=result.dtype,
             )
         return result
 

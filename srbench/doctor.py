@@ -2,49 +2,42 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.contract import PipelineError
 from srbench.config import Settings
+from srbench.doctor_card import Finding, examine_card
 from srbench.errors import SrbenchError
 from srbench.fingerprint import cpu_model, package_versions, usable_cores
-from srbench.nvml import driver_facts, list_gpus
-from srbench.profiles import profile_of
+from srbench.nvml import list_gpus
 from srbench.store import check_writable
 
 SYNTHETIC_BYTES = 6e9
 """Room that full-size synthetic weights take."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the examination.
+LEAST_CORES = 2
+BUSY_SHARE = 0.5
+"""Half of the cores compute when a CPU is measured; the other half is for everything else."""
 
-    Attributes:
-        what: What was looked at.
-        word: `ok`, `warn` (works, with less) or `bad` (does not work).
-        detail: What was found and what to do.
-    """
-
-    what: str
-    word: str
-    detail: str
+LEAST_RESULTS_BYTES = 1e9
+"""A run's file has some MB, its report some tens; a disk that is nearly full is not worth a run."""
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Look at everything a run needs, without importing or making anything heavy."""
     yield _python()
     yield from _packages()
-    yield Finding("cpu", "ok", f"{cpu_model()}, {usable_cores()} cores")
-    yield _gpu()
+    yield cpu_finding(cpu_model(), usable_cores(), os.getloadavg()[0], os.cpu_count() or 1)
+    yield from _gpu()
     yield _weights(settings.weights)
     yield _lpips()
     yield _disk()
-    yield _writable(settings.out)
+    yield from _results(settings.out)
 
 
 def _python() -> Finding:
@@ -62,18 +55,29 @@ def _packages() -> Iterator[Finding]:
             yield Finding(name, "bad" if name in needed else "warn", "not installed")
 
 
-def _gpu() -> Finding:
+def cpu_finding(model: str, cores: int, load: float, machine_cores: int) -> Finding:
+    """Whether the CPU is free to measure on.
+
+    Args:
+        model: Its name.
+        cores: That this process may use.
+        load: Average of runnable processes over a minute; in a container the whole machine's.
+        machine_cores: Of the whole machine.
+    """
+    found = f"{model}, {cores} cores, load {load:.1f} on {machine_cores}"
+    if cores < LEAST_CORES:
+        return Finding("cpu", "warn", f"{found}; with one core everything else disturbs the times")
+    if load > BUSY_SHARE * machine_cores:
+        return Finding("cpu", "warn", f"{found}: others compute here, CPU times will be noisy")
+    return Finding("cpu", "ok", found)
+
+
+def _gpu() -> Iterator[Finding]:
     gpus = list_gpus()
     if not gpus:
-        return Finding("gpu", "warn", "none found; runs measure on the CPU")
-    gpu = gpus[0]
-    facts = driver_facts(gpu.uuid)
-    return Finding(
-        "gpu",
-        "ok",
-        f"{gpu.name}, {gpu.memory_bytes / 2**30:.0f} GiB, driver {facts.get('driver')}, "
-        f"profile {profile_of(gpu).name}",
-    )
+        yield Finding("gpu", "warn", "none found; runs measure on the CPU")
+        return
+    yield from examine_card(gpus[0])
 
 
 def _weights(name: str | None) -> Finding:
@@ -114,10 +118,17 @@ def _disk() -> Finding:
     return Finding("disk", "warn", f"{detail}; full-size weights need {SYNTHETIC_BYTES / 1e9:.0f}")
 
 
-def _writable(out: Path) -> Finding:
+def _results(out: Path) -> Iterator[Finding]:
     existing = next((p for p in (out, *out.absolute().parents) if p.exists()), out)
     try:
         check_writable(existing)
     except SrbenchError as error:
-        return Finding("results folder", "bad", str(error))
-    return Finding("results folder", "ok", f"{out} can be written")
+        yield Finding("results folder", "bad", str(error))
+        return
+    yield Finding("results folder", "ok", f"{out} can be written")
+    free = shutil.disk_usage(existing).free
+    detail = f"{free / 1e9:.1f} GB free for results"
+    if free >= LEAST_RESULTS_BYTES:
+        yield Finding("results disk", "ok", detail)
+    else:
+        yield Finding("results disk", "warn", f"{detail}; free some before a long run")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 
 from srbench.arm import Arm
@@ -13,8 +12,8 @@ from srbench.outcome import Failure, Outcome
 from srbench.probes.disturbance import exclusive
 from srbench.protocol import Described, Estimate, Estimated
 
-READINGS, READING_EVERY_S = 4, 0.5
-"""Of an idle card: a process that has just ended shows in its utilisation for a second."""
+WATCH_S = 2.0
+"""A process that has just ended shows in the card's utilisation for a second."""
 
 
 def require_exclusive(gpu_uuid: str) -> None:
@@ -23,12 +22,7 @@ def require_exclusive(gpu_uuid: str) -> None:
     Raises:
         InfrastructureError: Who, or how busy it is.
     """
-    monitor = Monitor(gpu_uuid)
-    readings = []
-    for _ in range(READINGS):
-        readings.append(monitor.state())
-        time.sleep(READING_EVERY_S)
-    if why := exclusive(readings):
+    if why := exclusive(Monitor(gpu_uuid).watch(WATCH_S)):
         raise InfrastructureError(f"the card is not exclusive: {why}; wait, or choose another card")
 
 

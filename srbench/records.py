@@ -100,8 +100,10 @@ class Sample(Record):
         latency_ms: Wall time of `upscale` around a device synchronise.
         gpu_ms: Time between CUDA events around the image; null on CPU.
         stages_ms: Stage -> time (CUDA events, or wall clock on CPU).
-        state: `before` and `after` -> `sm_clock_mhz`, `power_w`, `temperature_c`,
-            `throttle_reasons` (NVML bit mask), `foreign_pids`; empty on CPU.
+        state: `before` and `after` -> `sm_clock_mhz`, `power_w`, `power_instant_w`,
+            `temperature_c`, `throttle_reasons` (NVML bit mask), `utilization_pct`,
+            `memory_used_bytes` (of the whole card), `compute_pids` (as the driver numbers them);
+            empty on CPU.
         output_sha256: Of the uint8 output, so that the timed path is the checked path.
     """
 

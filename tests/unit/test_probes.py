@@ -8,8 +8,7 @@ from pipelines.contract import stage
 from srbench import nvml
 from srbench.fingerprint import fingerprint, git_state
 from srbench.probes.clock import timed
-from srbench.probes.energy import joules_per_image
-from srbench.probes.memory import MemoryProbe
+from srbench.probes.memory import Listing, MemoryProbe, bytes_of_process
 from srbench.probes.stages import StageClock
 
 MIB = 2**20
@@ -72,30 +71,21 @@ def test_peak_of_the_host_is_that_of_the_image() -> None:
     assert loud["process_vram_bytes"] is None
 
 
-def test_energy_is_never_made_up() -> None:
-    assert joules_per_image(lambda: None, None) == (None, "no energy counter on this device")
-
-
-def test_energy_is_divided_by_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Meter:
-        """A card that draws 2 J an image."""
-
-        drawn_mj = 7_000
-
-        def energy_mj(self) -> int:
-            return self.drawn_mj
-
-    meter = Meter()
-
-    def image() -> None:
-        meter.drawn_mj += 2_000
-        time.sleep(0.01)
-
-    monkeypatch.setattr("srbench.probes.energy.synchronise", lambda device: None)
-    value, reason = joules_per_image(image, meter, window_s=0.1)
-    assert value == pytest.approx(2.0)
-    assert reason is None
-    assert joules_per_image(lambda: None, meter, window_s=0.01)[0] is None
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        ([], [(1, 10), (2, 20)], 10),
+        ([(1, 5)], [(1, None)], None),
+        # Ids of the host: ours is the one that changed while we alone computed.
+        ([(51, 5), (52, 7)], [(51, 5), (52, 9)], 9),
+        ([(51, 5)], [(51, 5)], None),
+        ([(51, 5), (52, 7)], [(51, 6), (52, 9)], None),
+        ([(0, 5), (0, 7)], [(0, 8), (0, 7)], 8),
+        ([], [], None),
+    ],
+)
+def test_which_process_is_ours(before: Listing, after: Listing, found: int | None) -> None:
+    assert bytes_of_process(1, before, after) == found
 
 
 def test_machine_without_a_driver_has_no_cards() -> None:
