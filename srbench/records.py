@@ -163,8 +163,8 @@ class FidelityRecord(Record):
         case: Case name.
         pipeline: The arm judged.
         reference: The arm (`s3diff-baseline`) it is held against, or a role: `fp32` (the baseline
-            pipeline in float32), `repeat` (the worst of the arm's own four further pictures), `other_seed` (the arm's
-            own picture with other noise).
+            pipeline in float32), `repeat` (the worst of the arm's own four further pictures),
+            `other_seed` (the arm's own picture with other noise).
         metrics: Metric -> value. `psnr` (8-bit RGB), `psnr_float`, `ssim` (Y), `lpips`,
             `worst_block_psnr` (lowest over 64x64 blocks of the 8-bit picture), `eps_relative_l2`,
             `max_abs_diff` (8-bit levels), `worst_band_psnr` (lowest over 16x64 and 64x16 bands,

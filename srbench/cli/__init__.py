@@ -12,10 +12,13 @@ from typing import NoReturn
 import typer
 
 from pipelines.contract import PipelineError
+from srbench.cli import aa as aa
+from srbench.cli import export as export
 from srbench.cli import images as images
 from srbench.cli import inspect as inspect
 from srbench.cli import judge as judge
 from srbench.cli import measure as measure
+from srbench.cli import simulate as simulate
 from srbench.errors import ExitCode, SrbenchError
 
 app = typer.Typer(
@@ -28,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _room in (measure, inspect, judge, images):
+for _room in (measure, aa, simulate, inspect, judge, export, images):
     _room.register(app)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +27,7 @@ from srbench.errors import ExitCode
 if TYPE_CHECKING:
     from srbench.cases import Case
     from srbench.plan import Plan
+    from srbench.protocol import Counted
 
 _TERA = 1e12
 
@@ -63,12 +64,15 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show what `run` would measure, in which order, for how long, and the work in it."""
+    from srbench.cli.conduct import note
     from srbench.config import load_settings
-    from srbench.forecast import count_work, forecast
+    from srbench.counting import count_work
+    from srbench.forecast import forecast
     from srbench.nvml import list_gpus
     from srbench.plan import make_plan
     from srbench.preparation import checked_assignments, chosen_arms, chosen_cases
     from srbench.profiles import choose_profile, load_profile
+    from srbench.revisions import checked_out
 
     settings = load_settings(
         {
@@ -89,14 +93,18 @@ def plan(
     assignments = checked_assignments(settings.options, arms)
     design = make_plan(
         [case.name for case in chosen],
-        arms,
+        [arm.name for arm in arms],
         device=profile.device,
         seed=settings.seed,
         blocks=settings.blocks,
         pairs=settings.pairs,
     )
     expected = forecast(design, profile, settings.out)
-    counts = count_work(arms, assignments, chosen, settings.timeout) if work else {}
+    if work:
+        arms = tuple(checked_out(arm, note) for arm in arms)
+        counted = count_work(arms, assignments, chosen, settings.timeout).work
+    else:
+        counted = {}
     document = {
         "profile": profile.name,
         **asdict(design),
@@ -104,15 +112,16 @@ def plan(
         "timed_images": design.timed_images,
         "expected_seconds": expected.seconds,
         "expected_from": expected.source,
-        "flops": _by_case(counts),
+        "flops": _by_case(counted),
     }
     typer.echo(json.dumps(document) if as_json else _plan_text(design, document, chosen))
 
 
-def _by_case(counts: dict[tuple[str, str], dict[str, int]]) -> dict[str, dict[str, Any]]:
+def _by_case(work: Mapping[tuple[str, str], Counted]) -> dict[str, dict[str, Any]]:
     cases: dict[str, dict[str, Any]] = {}
-    for (case, arm), flops in counts.items():
-        cases.setdefault(case, {})[arm] = {"total": sum(flops.values()), "stages": flops}
+    for (case, arm), counted in work.items():
+        total = sum(counted.flops.values())
+        cases.setdefault(case, {})[arm] = {"total": total, "stages": counted.flops}
     return cases
 
 
@@ -220,9 +229,10 @@ def _pipelines() -> list[dict[str, Any]]:
 
 
 def _cases(*, work: bool) -> list[dict[str, Any]]:
+    from srbench.armspec import parse_arm
     from srbench.cases import MATRICES
     from srbench.config import Settings
-    from srbench.forecast import count_work
+    from srbench.counting import count_work
     from srbench.registry import BUILT_IN
 
     rows = [
@@ -235,9 +245,11 @@ def _cases(*, work: bool) -> list[dict[str, Any]]:
         return rows
     arms = tuple(BUILT_IN)
     cases = [case for matrix in MATRICES.values() for case in matrix]
-    counts = count_work(arms, {"": {}, **{a: {} for a in arms}}, cases, Settings().timeout)
+    specs = [parse_arm(arm) for arm in arms]
+    assignments: dict[str, dict[str, str]] = {"": {}, **{arm: {} for arm in arms}}
+    counts = count_work(specs, assignments, cases, Settings().timeout).work
     return [
-        {**row, **{f"{a}_tflop": sum(counts[row["name"], a].values()) / _TERA for a in arms}}
+        {**row, **{f"{a}_tflop": sum(counts[row["name"], a].flops.values()) / _TERA for a in arms}}
         for row in rows
     ]
 
@@ -262,32 +274,14 @@ def show(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Show one run: what was decided before it and its table."""
+    """Show one run: what was decided, what happened, how noisy it was; no verdict."""
     from srbench.config import load_settings
-    from srbench.report.tables import console_table
+    from srbench.report.overview import overview_json, overview_text
     from srbench.store import find_run, read_run
 
     path = find_run(run, load_settings({"out": out}).out)
     found = read_run(path)
     if as_json:
-        document = {
-            "results": str(path),
-            "ended": found.ended,
-            "finished_blocks": sorted(found.finished_blocks),
-            "head": found.head.to_json(),
-            "cells": [cell.to_json() for cell in found.cells],
-            "fidelity": [
-                {k: v for k, v in record.to_json().items() if k != "crops"}
-                for record in found.fidelity
-            ],
-        }
-        typer.echo(json.dumps(document))
-        return
-    head = found.head
-    state = "finished" if found.ended else "not finished"
-    typer.echo(f"{head.run_id}: {state}, {len(found.finished_blocks)} of {head.blocks} blocks")
-    for arm in head.pipelines:
-        options = " ".join(f"{key}={value}" for key, value in head.options[arm].items())
-        typer.echo(f"{arm} {head.versions[arm]} ({head.tiers[arm]}): {options}")
-    typer.echo("")
-    typer.echo(console_table(found))
+        typer.echo(json.dumps({"results": str(path), **overview_json(found)}))
+    else:
+        typer.echo(overview_text(found))

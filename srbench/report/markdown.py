@@ -1,22 +1,26 @@
-"""The page `reports/<profile>.md`: tables in the columns of the published ones, and how to read."""
+"""The page `reports/<profile>.md`: the verdict, and tables in the columns of the published ones."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from srbench.gate.checks import Judgement
 from srbench.records import FidelityRecord
-from srbench.report.model import ArmCell, Comparison, ReportModel, Row, block_count
+from srbench.report.header import page_header
+from srbench.report.html.judged import fidelity_table, open_checks, passed_checks
+from srbench.report.html.measured import outcome_table, resource_table, spread_table, void_table
+from srbench.report.html.table import Table
+from srbench.report.model import ArmCell, Comparison, ReportModel, Row
 from srbench.report.tables import decibels
 from srbench.report.text import interval, mebibytes, ratio, seconds, significant
 
-_MEMORY_NAMES = {
-    "peak_tensor_bytes": "peak of live tensor bytes during one image, weights excluded",
-    "allocator_peak_bytes": "peak allocated by the CUDA caching allocator, weights included",
-}
 
-
-def render(model: ReportModel, figures: Mapping[str, str], heading: str = "#") -> str:
+def render(
+    model: ReportModel,
+    figures: Mapping[str, str],
+    heading: str = "#",
+    judgement: Judgement | None = None,
+) -> str:
     """Write one run as Markdown.
 
     Args:
@@ -24,8 +28,9 @@ def render(model: ReportModel, figures: Mapping[str, str], heading: str = "#") -
         figures: `latency`, `stages`, `crops` -> file name beside the page; absent ones are left
             out.
         heading: Heading marks of the run's title.
+        judgement: The gate's answer, for the section on the verdict.
     """
-    parts = [_header(model, heading)]
+    parts = [page_header(model, heading), _verdict(model, judgement, heading)]
     for comparison in model.comparisons:
         parts += [
             f"{heading}# {comparison.candidate} against {comparison.baseline}",
@@ -35,9 +40,16 @@ def render(model: ReportModel, figures: Mapping[str, str], heading: str = "#") -
             _stage_table(model, comparison),
             _image(figures, f"stages:{comparison.candidate}", "Stages of each case and arm"),
             f"{heading}## Spread, preparation and work",
-            _spread_table(model, comparison),
+            _section(model, spread_table(model, comparison)),
+            _section(model, resource_table(model, comparison)),
             _image(figures, f"crops:{comparison.candidate}", "Input, baseline, candidate, error"),
         ]
+    if any(record.reference not in model.run.head.pipelines for record in model.run.fidelity):
+        parts.append(f"{heading}# Likeness to other references")
+        parts.append(_section(model, fidelity_table(model.run)))
+    broken = [_section(model, found(model.run)) for found in (outcome_table, void_table)]
+    if any(broken):
+        parts += [f"{heading}# What did not go well", *broken]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -48,60 +60,30 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
     return "\n".join(f"| {' | '.join(_cell(text) for text in line)} |" for line in lines)
 
 
-def _header(model: ReportModel, heading: str) -> str:
-    head = model.run.head
-    weights = head.weights.get("label") or head.weights.get("kind") or "unknown"
-    lines = [f"{heading} {model.profile.title}: {head.run_id}"]
-    if model.synthetic:
-        lines.append(
-            "**SYNTHETIC weights: no network here was trained. The times are real, the pictures "
-            "and their likeness to anything but the baseline mean nothing.**"
-        )
-    state = "" if model.run.ended else " (**not finished**)"
-    facts = [
-        f"- Device: {_device(head.fingerprint, model.profile.title)}",
-        f"- Precision: {head.precision}{', TF32 allowed' if head.tf32 else ''}",
-        f"- Weights: {weights} (`{str(head.weights.get('digest', ''))[:12]}`)",
-        f"- Plan: {block_count(model.run)} of {head.blocks} blocks x {head.pairs} pairs, "
-        f"seed {head.seed}, noise seed {head.noise_seed}{state}",
-        f"- Versions: srbench {head.srbench_version}, "
-        + ", ".join(f"{arm} {version}" for arm, version in head.versions.items()),
-        *_environment(head.fingerprint),
-        f"- Started: {head.started_at}",
-    ]
-    return "\n\n".join([*lines, "\n".join(facts), _how_to_read(model)])
+def _verdict(model: ReportModel, judgement: Judgement | None, heading: str) -> str:
+    if judgement is None:
+        return ""
+    against = f", against {judgement.against}" if judgement.against else ""
+    parts = [f"{heading}# Verdict: {judgement.word}{against}"]
+    parts += [f"> {warning}" for warning in judgement.warnings]
+    parts.append(_section(model, open_checks(judgement)))
+    passed = passed_checks(judgement)
+    if passed is not None:
+        count = f"{len(passed.rows)} of {len(judgement.checks)} checks passed"
+        shown = _section(model, passed)
+        parts.append(f"<details><summary>{count}</summary>\n\n{shown}\n\n</details>")
+    return "\n\n".join(part for part in parts if part)
 
 
-def _how_to_read(model: ReportModel) -> str:
-    return (
-        "How to read: a *block* is a fresh pair of processes; inside it the two arms take turns "
-        "image by image. Time cost is the median over all images from uint8 picture in host memory "
-        "to uint8 picture in host memory. The speed-up is not the quotient of those two medians "
-        "but the paired estimate: the median ratio of neighbouring images in each block, averaged "
-        "over blocks, with Student's t interval over blocks (none with one block). Memory is the "
-        f"{_MEMORY_NAMES[model.memory_metric]}. PSNR is of the 8-bit RGB picture against the "
-        "baseline's with the same noise; the worst block is its lowest 64x64 square."
-    )
-
-
-def _device(fingerprint: Mapping[str, Any], title: str) -> str:
-    if gpu := fingerprint.get("gpu_name"):
-        return str(gpu)
-    if cpu := fingerprint.get("cpu_model"):
-        cores = fingerprint.get("cpu_cores")
-        return f"{cpu}, {cores} cores" if cores else str(cpu)
-    return title
-
-
-def _environment(fingerprint: Mapping[str, Any]) -> list[str]:
-    lines = []
-    if commit := fingerprint.get("commit"):
-        lines.append(f"- Commit: {commit}{' (modified)' if fingerprint.get('dirty') else ''}")
-    libraries = fingerprint.get("versions")
-    if isinstance(libraries, dict) and libraries:
-        named = ", ".join(f"{name} {version}" for name, version in libraries.items() if version)
-        lines.append(f"- Libraries: {named}")
-    return lines
+def _section(model: ReportModel, shown: Table | None) -> str:
+    """A table of the HTML page as Markdown, its caption labelled like every other."""
+    if shown is None or not shown.rows:
+        return ""
+    label = "" if model.label in shown.caption else f"; {model.label}"
+    lines = [[cell.text for cell in row] for row in (*shown.rows, *shown.foot)]
+    caption = f"*{_bold(shown.caption + label)}.*"
+    notes = "\n".join(f"{note}  " for note in shown.notes)
+    return "\n\n".join(filter(None, [caption, table(shown.header, lines, shown.words), notes]))
 
 
 def _main_table(model: ReportModel, comparison: Comparison) -> str:
@@ -199,44 +181,15 @@ def _total_ms(cell: ArmCell) -> str:
     return "" if cell.latency is None else significant(cell.latency.median)
 
 
-def _spread_table(model: ReportModel, comparison: Comparison) -> str:
-    arms = [
-        (row, arm, cell)
-        for row in comparison.rows
-        for arm, cell in (("baseline", row.baseline), ("optimized", row.candidate))
-    ]
-    counters = list(dict.fromkeys(name for _, _, cell in arms for name in cell.work))
-    energy = any(cell.energy_j is not None for _, _, cell in arms)
-    header = ["Case", "Arm", "median ms", "MAD ms", "p90 ms", "images", "prepare ms"]
-    header += ["first image ms", *(["J/image"] if energy else [])]
-    header += ["GFLOP" if name == "flops" else name.replace("_", " ") for name in counters]
-    rows = []
-    for row, arm, cell in arms:
-        spread = cell.latency
-        numbers = [spread.median, spread.mad, spread.p90] if spread else [None] * 3
-        line = [row.case, arm, *(_optional(value) for value in numbers)]
-        line += [str(spread.n) if spread else "0"]
-        line += [_optional(cell.prepare_ms), _optional(cell.first_ms)]
-        line += [_optional(cell.energy_j)] if energy else []
-        line += [_counted(cell, name) for name in counters]
-        rows.append(line)
-    caption = f"*Spread of the timed images, times outside them, exact work; {_caption(model)}.*"
-    return f"{caption}\n\n{table(header, rows, left=2)}"
-
-
-def _counted(cell: ArmCell, counter: str) -> str:
-    if counter not in cell.work:
-        return "–"
-    count = cell.work[counter]
-    return significant(count / 1e9) if counter == "flops" else f"{count:,}"
-
-
-def _optional(value: float | None) -> str:
-    return "–" if value is None else significant(value)
-
-
 def _caption(model: ReportModel) -> str:
-    return model.label.replace("SYNTHETIC weights", "**SYNTHETIC weights**")
+    return _bold(model.label)
+
+
+def _bold(caption: str) -> str:
+    """What nobody may overlook."""
+    for words in ("SIMULATED", "SYNTHETIC weights"):
+        caption = caption.replace(words, f"**{words}**")
+    return caption
 
 
 def _image(figures: Mapping[str, str], key: str, alt: str) -> str:
@@ -244,4 +197,5 @@ def _image(figures: Mapping[str, str], key: str, alt: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    """Reasons of crashed workers hold bars, line ends and tags such as `<module>`."""
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
@@ -21,6 +22,8 @@ from srbench.stats.runs import (
 )
 from srbench.stats.speedup import Speedup, speedup
 from srbench.stats.summary import Summary, summarize
+
+_SIZE = re.compile(r"(\d+)x(\d+)x(\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +67,21 @@ class Row:
 
     @property
     def image_size(self) -> str:
-        """LR size, WxH."""
-        return self.case.rpartition("x")[0]
+        """LR size, WxH; the whole name of a case that is no size."""
+        size = _SIZE.fullmatch(self.case)
+        return f"{size[1]}x{size[2]}" if size else self.case
 
     @property
     def sr_ratio(self) -> str:
-        """Scale factor as `x4`."""
-        return f"x{self.case.rpartition('x')[2]}"
+        """Scale factor as `x4`; a dash for a case that is no size."""
+        size = _SIZE.fullmatch(self.case)
+        return f"x{size[3]}" if size else "–"
+
+    @property
+    def input_pixels(self) -> int | None:
+        """Pixels of the LR image, to sort by; None for a case that is no size."""
+        size = _SIZE.fullmatch(self.case)
+        return int(size[1]) * int(size[2]) if size else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +109,16 @@ class ReportModel:
         return bool(self.run.head.weights.get("synthetic"))
 
     @property
+    def simulated(self) -> bool:
+        """Whether a fake device was measured: no number here is of a machine."""
+        return self.run.head.purpose == "simulation"
+
+    @property
     def label(self) -> str:
-        """What every caption and figure title carries: precision, and SYNTHETIC where it holds."""
+        """What captions and figure titles carry: precision, SIMULATED or SYNTHETIC where so."""
         words = [self.profile.title, self.run.head.precision]
+        if self.simulated:
+            words.append("SIMULATED")
         if self.synthetic:
             words.append("SYNTHETIC weights")
         return ", ".join(words)

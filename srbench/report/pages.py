@@ -89,7 +89,8 @@ def _page(profile: str, runs: list[Run], out: Path, known: list[Run], policy: Po
         html = out / f"{stem}.html"
         document = render_page(model, judgement, history(known, run))
         _write(html, document)
-        text = render(model, _figures(model, stem, out), "#" if single else "##")
+        heading = "#" if single else "##"
+        text = render(model, _figures(model, stem, out), heading, judgement)
         sections.append(f"{text}\nThe same with image sliders: [{html.name}]({html.name})\n")
     title = "" if single else f"# {build_model(runs[0]).profile.title}: {len(runs)} runs\n\n"
     _write(page, title + "\n".join(sections))

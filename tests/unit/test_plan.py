@@ -64,6 +64,6 @@ def test_cpu_warmup_is_fixed(first_case: Any, images: Any) -> None:
 def test_estimate() -> None:
     small = plan(cases=("a",), blocks=2, pairs=3)
     times = {("a", "x"): 2.0, ("a", "y"): 1.0}
-    # 2 blocks x (3 timed + 1 warm-up) + 3 solo images of each arm, and 4 worker starts
-    assert estimate_seconds(small, times, load_s=5.0) == 11 * 3.0 + 4 * 5.0
+    # 2 blocks x (3 timed + 1 warm-up) + 8 solo images of each arm, and 4 worker starts
+    assert estimate_seconds(small, times, load_s=5.0) == 16 * 3.0 + 4 * 5.0
     assert estimate_seconds(small, {("a", "x"): 2.0}, load_s=5.0) is None

@@ -22,7 +22,7 @@ def gpu(name: str, index: int = 0) -> Gpu:
 
 
 def test_shipped_profiles() -> None:
-    assert profile_names() == ["a10", "cpu", "h100", "h200", "l20"]
+    assert profile_names() == ["a10", "cpu", "h100", "h200", "l20", "meta", "simulated"]
 
 
 @pytest.mark.parametrize("name", ["a10", "l20"])

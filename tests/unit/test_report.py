@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 
 from srbench.errors import SrbenchError, UsageError
-from srbench.records import Run
+from srbench.gate import Judgement, Policy, judge
+from srbench.records import Run, VoidRecord
 from srbench.report import write_report, write_reports
-from srbench.report.compare import compare_table
 from srbench.report.crops import crop_figure, decode_png
 from srbench.report.figures import latency_figure, stage_figure
-from srbench.report.model import build_model
+from srbench.report.markdown import render
+from srbench.report.model import Comparison, ReportModel, build_model
 from srbench.report.tables import console_table
 from srbench.report.text import significant
 from tests.factories import (
@@ -79,7 +80,7 @@ def test_synthetic_weights_are_labelled_everywhere(tmp_path: Path) -> None:
     page = write_report([run], tmp_path).read_text(encoding="utf-8")
     assert "**SYNTHETIC weights: no network here was trained." in page
     captions = [line for line in page.splitlines() if line.startswith("*")][1:]
-    assert len(captions) == 3
+    assert len(captions) >= 4
     assert all("**SYNTHETIC weights**" in caption for caption in captions)
     assert "SYNTHETIC" in console_table(run)
     model = build_model(run)
@@ -91,14 +92,14 @@ def test_synthetic_weights_are_labelled_everywhere(tmp_path: Path) -> None:
 
 def test_figures_lie_beside_the_page_and_are_reproducible(tmp_path: Path) -> None:
     run = make_run(crops=True)
-    names = ["cpu.md", "cpu_crops.png", "cpu_latency.svg", "cpu_stages.svg"]
+    names = ["cpu.html", "cpu.md", "cpu_crops.png", "cpu_latency.svg", "cpu_stages.svg"]
     for folder in ("a", "b"):
         write_report([run], tmp_path / folder)
         assert sorted(path.name for path in (tmp_path / folder).iterdir()) == names
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     page = (tmp_path / "a" / "cpu.md").read_text()
-    assert all(f"]({name})" in page for name in names[1:])
+    assert all(f"]({name})" in page for name in names if name != "cpu.md")
     with Image.open(tmp_path / "a" / "cpu_crops.png") as picture:
         assert picture.width > 1000
 
@@ -106,11 +107,11 @@ def test_figures_lie_beside_the_page_and_are_reproducible(tmp_path: Path) -> Non
 def test_outcomes_stand_where_numbers_would(tmp_path: Path) -> None:
     run = make_run()
     run = _broken(run, CASES[0], BASELINE, outcome="oom", reason="asked for 12 GiB")
-    run = _broken(run, CASES[1], OPTIMIZED, outcome="crash", reason="signal 11 | core")
+    run = _broken(run, CASES[1], OPTIMIZED, outcome="crash", reason="signal 11 | core <module>")
     run = _broken(run, CASES[2], OPTIMIZED, outcome="timeout", reason="after 60 s")
     page = write_report([run], tmp_path).read_text()
     assert _cells(page, "| 48x32 | x4")[2] == "OOM"
-    assert "crash: signal 11 \\| core" in page
+    assert "crash: signal 11 \\| core &lt;module>" in page
     assert "time-out: after 60 s" in page
     assert "**Geometric mean of 0**" in page
     assert "OOM" in console_table(run)
@@ -151,6 +152,96 @@ def test_runs_of_one_profile_share_a_page(tmp_path: Path) -> None:
     assert write_report(runs, tmp_path) == tmp_path / "l20.md"
 
 
+def _page(run: Run, judgement: Judgement | None = None) -> str:
+    return render(build_model(run), {}, judgement=judgement)
+
+
+def test_verdict_stands_before_the_tables_with_every_open_check() -> None:
+    run = change_fidelity(make_run(), 0, metrics={"psnr": 20.0, "worst_block_psnr": 9.0})
+    page = _page(run, judge(run, Policy()))
+    assert page.index("## Verdict: FAIL") < page.index("| Image Size")
+    row = next(line for line in page.splitlines() if line.startswith("| fail | 48x32x4"))
+    assert "psnr 48x32x4 20 dB" in row
+    assert "checks passed</summary>" in page
+    assert "Verdict" not in _page(run)
+
+
+def test_warnings_of_the_judgement_are_shown() -> None:
+    judgement = replace(judge(make_run(), Policy()), warnings=["other driver: 1, but x has 2"])
+    assert "> other driver: 1, but x has 2" in _page(make_run(), judgement)
+
+
+def test_simulated_run_says_so_wherever_it_says_synthetic() -> None:
+    run = change_head(make_run(crops=True), purpose="simulation")
+    page = _page(run)
+    assert "**SIMULATED: a fake device made up every number here." in page
+    captions = [line for line in page.splitlines() if line.startswith("*")][2:]
+    assert len(captions) >= 4
+    assert all("**SIMULATED**" in caption for caption in captions)
+    assert "SIMULATED" in console_table(run)
+    assert "SIMULATED" in latency_figure(*_first(run)).get_suptitle()
+    assert "SIMULATED" not in _page(make_run(crops=True))
+
+
+def _first(run: Run) -> tuple[ReportModel, Comparison]:
+    model = build_model(run)
+    return model, model.comparisons[0]
+
+
+def test_voided_blocks_and_broken_cells_have_a_section() -> None:
+    void = VoidRecord(block=2, attempt=1, finished_at="2025-01-02", reasons=["foreign process 77"])
+    run = change_cell(replace(make_run(), voids=[void]), 1, outcome="crash", reason="killed")
+    page = _page(run)
+    assert "## What did not go well" in page
+    assert "| foreign process 77 |" in page
+    assert "- Voided: 1 disturbed block, measured again" in page
+    assert _cells(page, "| 48x32x4 | s3diff-optimized | crash")[3:] == ["0", "killed"]
+    assert "did not go well" not in _page(make_run())
+
+
+def test_energy_is_shown_gross_and_net() -> None:
+    cells = [
+        replace(
+            cell,
+            energy_j=40.0 + cell.block,
+            energy={"gross_j": 40.0 + cell.block, "net_j": 31.5, "idle_w": 60.0},
+        )
+        for cell in make_run(blocks=3).cells
+    ]
+    page = _page(replace(make_run(blocks=3), cells=cells))
+    header = next(line for line in page.splitlines() if "J/image gross" in line)
+    names = [name.strip() for name in header.strip("|").split("|")]
+    rows = [line for line in page.split(header)[1].splitlines() if "baseline" in line]
+    row = dict(zip(names, (cell.strip() for cell in rows[0].strip("|").split("|")), strict=True))
+    assert (row["J/image gross"], row["J/image less idle"], row["idle W"]) == (
+        "41.0",
+        "31.5",
+        "60.0",
+    )
+    assert "J/image" not in _page(make_run())
+
+
+def test_other_references_have_a_table_of_their_own() -> None:
+    run = make_run()
+    assert "Likeness to other references" not in _page(run)
+    roles = [
+        replace(run.fidelity[0], reference=role, metrics={"psnr": value})
+        for role, value in (("fp32", 51.25), ("repeat", 80.0), ("other_seed", 22.5))
+    ]
+    page = _page(replace(run, fidelity=[*run.fidelity, *roles]))
+    section = page.split("Likeness to other references")[1]
+    assert all(value in section for value in ("51.25", "80.00", "22.50"))
+
+
+def test_sequential_and_block_paired_runs_are_described() -> None:
+    run = change_head(make_run(), looks=[6, 10, 16], blocks=16, pairing="block", against="main")
+    page = _page(run)
+    assert "- Sequential: looks against main after 6, 10 and 16 blocks; decided after 6" in page
+    assert "- Pairing: block" in page
+    assert "take turns" not in page
+    assert "Sequential" not in _page(make_run())
+
+
 def test_several_candidates_have_a_table_each(tmp_path: Path) -> None:
     run = make_run(arms=[BASELINE, OPTIMIZED, "tests.x:Variant"])
     page = write_report([run], tmp_path).read_text()
@@ -173,7 +264,8 @@ def test_unmeasured_stages_and_crops_leave_no_figure(tmp_path: Path) -> None:
     ]
     page = write_report([replace(run, cells=bare)], tmp_path).read_text()
     assert "No stage was timed." in page
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cpu.md", "cpu_latency.svg"]
+    names = ["cpu.html", "cpu.md", "cpu_latency.svg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_latency_axis_is_logarithmic_only_for_a_wide_range() -> None:
@@ -210,23 +302,6 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
         write_report([], tmp_path)
 
 
-def test_compare_gives_the_change_only_on_one_device() -> None:
-    first, second = make_run(seed=1), make_run(seed=2, slowdown=1.2)
-    table = compare_table(first, second)
-    assert "B's ratio to A's" in table
-    assert "+20." in table or "+19." in table
-    other = compare_table(first, make_run(seed=2, profile="l20"))
-    assert "no verdict: other GPU, cpu and l20" in other
-    assert "B's ratio to A's" not in other
-
-
-def test_compare_refuses_other_weights_and_names_lonely_cases() -> None:
-    first = make_run(seed=1)
-    with pytest.raises(SrbenchError, match="other weights"):
-        compare_table(first, change_head(first, weights={"digest": "00"}))
-    assert "only in one of the two: 96x64x2" in compare_table(first, make_run(cases=CASES[:2]))
-
-
 def test_one_bad_block_is_shown_as_its_outcome() -> None:
     run = change_cell(make_run(), 1, outcome="crash", reason="killed", samples=[])
     row = build_model(run).comparisons[0].rows[0]
@@ -258,3 +333,11 @@ def test_reading_results_never_imports_torch(tmp_path: Path) -> None:
     )
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=120)
+
+
+def test_case_that_is_no_size_has_a_row_under_its_name() -> None:
+    run = change_head(make_run(cases=["64x64x2"]), cases=["wavelet"])
+    run = replace(run, cells=[replace(cell, case="wavelet") for cell in run.cells], fidelity=[])
+    row = build_model(run).comparisons[0].rows[0]
+    assert (row.image_size, row.sr_ratio, row.input_pixels) == ("wavelet", "–", None)
+    assert _cells(_page(run), "| wavelet | –")[4].endswith("x")

@@ -56,10 +56,9 @@ def speedup_table(model: ReportModel, comparison: Comparison) -> Table:
 
 def _main_row(row: Row, notes: list[str], published: bool) -> list[Cell]:
     value = row.speedup
-    width, height = (int(side) for side in row.image_size.split("x"))
     cells = [
-        Cell(row.image_size, width * height),
-        Cell(row.sr_ratio, int(row.sr_ratio[1:])),
+        Cell(row.image_size, row.input_pixels),
+        Cell(row.sr_ratio, int(row.sr_ratio[1:]) if row.input_pixels else None),
         _time(row.baseline),
         _time(row.candidate),
         numeric(None if value is None else value.value, ratio(value)),

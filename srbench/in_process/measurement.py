@@ -1,0 +1,181 @@
+"""The measurement of one test: blocks of ABBA pairs of two callables."""
+
+from __future__ import annotations
+
+import gc
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from srbench.coordinator import utc_now
+from srbench.errors import UsageError
+from srbench.in_process.pictures import ARMS, compare_pictures, digest
+from srbench.outcome import classify
+from srbench.plan import Plan, Warmup
+from srbench.probes.clock import timed
+from srbench.records import BlockRecord, CellRecord, FidelityRecord, Sample
+
+NOTE = "blocks of one process, not fresh ones: weaker evidence than `srbench run`"
+WARMUP = 3
+LEAST_SAMPLE_MS = 1.0
+"""Faster callables are repeated inside one sample, or the timer would be most of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Design:
+    """How one test is measured and judged.
+
+    Attributes:
+        blocks: Repetitions of warm-up and pairs; 6, 10 and 16 are the looks of the gate.
+        pairs: Timed pairs in each.
+        seed: Of the order of the arms.
+        tier: Fidelity tier that the candidate's pictures must meet.
+        min_speedup: Speed-up that must be proven; None holds the candidate to the policy's margin
+            as a new revision of the baseline.
+    """
+
+    blocks: int = 6
+    pairs: int = 5
+    seed: int = 0
+    tier: str = "exact"
+    min_speedup: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be measured."""
+        if self.blocks < 1 or self.pairs < 1:
+            raise UsageError(f"srbench: {self.blocks} blocks of {self.pairs} pairs: at least 1 x 1")
+        if self.min_speedup is not None and not self.min_speedup > 0:
+            raise UsageError(f"srbench: min_speedup {self.min_speedup}: must be above 0")
+
+
+@dataclass(slots=True)
+class Measurement:
+    """What one test gave; a context in which a callable that raises becomes a recorded outcome."""
+
+    case: str
+    design: Design
+    device: str = "cpu"
+    cells: list[CellRecord] = field(default_factory=list)
+    fidelity: list[FidelityRecord] = field(default_factory=list)
+    blocks: list[BlockRecord] = field(default_factory=list)
+    iterations: int = 1
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        """Record a crash, an out-of-memory error, ...; the exception goes on to the test."""
+        if not isinstance(error, Exception):
+            return
+        failure = classify(error)
+        block = len(self.blocks)
+        self.cells = [cell for cell in self.cells if cell.block != block] + [
+            CellRecord(
+                block=block,
+                case=self.case,
+                pipeline=ARMS[1],
+                outcome=failure.outcome.value,
+                reason=failure.reason,
+            )
+        ]
+
+    @property
+    def outcome(self) -> str:
+        """How the last cell ended; of the record's words, or `not measured`."""
+        return self.cells[-1].outcome if self.cells else "not measured"
+
+    def measure(self, baseline: Callable[[], Any], candidate: Callable[[], Any]) -> None:
+        """Fill in every block; the pictures of the first warm-up are compared.
+
+        Each callable is called once before: what it uses of the machine decides how it is timed.
+        """
+        calls = dict(zip(ARMS, (baseline, candidate), strict=True))
+        plan = Plan(
+            cases=(self.case,),
+            arms=ARMS,
+            blocks=self.design.blocks,
+            pairs=self.design.pairs,
+            seed=self.design.seed,
+            warmup=Warmup(first=WARMUP, later=WARMUP, until_steady=False),
+        )
+        for call in calls.values():
+            call()
+        self.device = device_in_use()
+        for index in range(plan.blocks):
+            gc.collect()
+            warmups = {arm: self._warm_up(call) for arm, call in calls.items()}
+            if index == 0:
+                self._settle(warmups)
+            samples = self._samples(calls, plan.block(index)[0].rounds)
+            self.cells += [
+                CellRecord(
+                    block=index,
+                    case=self.case,
+                    pipeline=arm,
+                    outcome="ok",
+                    warmup_ms=warmups[arm][0],
+                    samples=[sample.to_json() for sample in samples[arm]],
+                )
+                for arm in ARMS
+            ]
+            notes = [NOTE]
+            if self.iterations > 1:
+                notes.append(f"{self.case}: a sample is the mean of {self.iterations} calls")
+            self.blocks.append(BlockRecord(block=index, finished_at=utc_now(), notes=notes))
+
+    def _warm_up(self, call: Callable[[], Any]) -> tuple[list[float], Any]:
+        timings = [timed(call, self.device) for _ in range(WARMUP)]
+        return [timing.latency_ms for timing in timings], timings[-1].result
+
+    def _settle(self, warmups: dict[str, tuple[list[float], Any]]) -> None:
+        """From the first warm-up: calls in a sample, alike for both arms, and the pictures."""
+        fastest = min(min(latencies) for latencies, _ in warmups.values())
+        self.iterations = max(1, math.ceil(LEAST_SAMPLE_MS / max(fastest, 1e-4)))
+        record = compare_pictures(self.case, *(warmups[arm][1] for arm in ARMS))
+        self.fidelity = [] if record is None else [record]
+
+    def _samples(
+        self, calls: dict[str, Callable[[], Any]], rounds: Sequence[Sequence[str]]
+    ) -> dict[str, list[Sample]]:
+        samples: dict[str, list[Sample]] = {arm: [] for arm in ARMS}
+        position = 0
+        for pair, order in enumerate(rounds):
+            for arm in order:
+                timing = timed(self._repeated(calls[arm]), self.device)
+                times = self.iterations
+                samples[arm].append(
+                    Sample(
+                        pair=pair,
+                        position=position,
+                        latency_ms=timing.latency_ms / times,
+                        gpu_ms=None if timing.gpu_ms is None else timing.gpu_ms / times,
+                        stages_ms={k: time / times for k, time in timing.stages_ms.items()},
+                        output_sha256=digest(timing.result),
+                    )
+                )
+                position += 1
+        return samples
+
+    def _repeated(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        if self.iterations == 1:
+            return call
+        more = range(self.iterations - 1)
+
+        def repeated() -> Any:
+            for _ in more:
+                call()
+            return call()
+
+        return repeated
+
+
+def device_in_use() -> str:
+    """`cuda` once this process has used it; asking neither imports torch nor makes a context."""
+    torch = sys.modules.get("torch")
+    return "cuda" if torch is not None and torch.cuda.is_initialized() else "cpu"

@@ -1,0 +1,16 @@
+"""Runs in the formats of other programs: tidy frames, CSV, Parquet, JSON, pytest-benchmark."""
+
+from srbench.report.export.benchmark import benchmark_document
+from srbench.report.export.files import BINARY, FORMATS, Format, export_bytes
+from srbench.report.export.frame import columns, frame, rows
+
+__all__ = [
+    "BINARY",
+    "FORMATS",
+    "Format",
+    "benchmark_document",
+    "columns",
+    "export_bytes",
+    "frame",
+    "rows",
+]

@@ -1,0 +1,267 @@
+"""The pytest plugin as a project's own test suite uses it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Loaded here: pytester forgets what an inner session imports, and these load once a process.
+import scipy.special  # noqa: F401
+
+import srbench.in_process
+from srbench.baselines import promote
+from srbench.gate import Policy
+from srbench.in_process import compare_pictures
+from srbench.store import read_run
+
+pytest_plugins = "pytester"
+
+SLEEPY = """
+import time
+import pytest
+
+def slow():
+    time.sleep(0.004)
+
+def fast():
+    time.sleep(0.001)
+"""
+PICTURES = """
+import time
+import numpy as np
+import pytest
+
+SCENE = np.random.default_rng(0).integers(0, 255, (128, 128, 3), dtype=np.uint8)
+
+def same():
+    return SCENE.copy()
+
+def ruined():
+    picture = SCENE.copy()
+    picture[64:, 64:] = 0
+    return picture
+
+def smaller():
+    return SCENE[:64]
+"""
+
+
+@pytest.fixture
+def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """An inner pytest that loads the two plugins alone, installed or not."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    plugins = "-p pytest_benchmark.plugin -p srbench.pytest_plugin"
+    pytester.makeini(f"[pytest]\naddopts = {plugins} --strict-markers\nfilterwarnings = error\n")
+    return pytester
+
+
+def _results(folder: Path = Path("results")) -> list[Path]:
+    return sorted(folder.glob("cpu/*.jsonl"))
+
+
+def test_without_the_option_it_is_an_ordinary_benchmark(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        SLEEPY + "def test_it(srbench_gate):\n"
+        "    assert srbench_gate(baseline=slow, candidate=fast) is None\n"
+    )
+    done = session.runpytest("--benchmark-min-rounds=1", "--benchmark-max-time=0.001")
+    done.assert_outcomes(passed=1)
+    done.stdout.fnmatch_lines(["*benchmark: 1 tests*"])
+    done.stdout.no_fnmatch_line("*srbench gate*")
+    assert not Path("results").exists()
+
+
+def test_verdicts_become_outcomes_and_both_formats_are_written(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        SLEEPY
+        + """
+@pytest.mark.srbench(blocks=6, pairs=2)
+class TestAll:
+    def test_faster(self, srbench_gate):
+        judgement = srbench_gate(baseline=slow, candidate=fast, case="faster", min_speedup=1.5)
+        assert judgement.verdict.value == "pass"
+
+    def test_slower(self, srbench_gate):
+        srbench_gate(baseline=fast, candidate=slow, case="slower")
+
+    def test_too_slow(self, srbench_gate):
+        srbench_gate(baseline=slow, candidate=fast, case="too slow", min_speedup=50)
+
+    def test_open(self, srbench_gate):
+        srbench_gate(baseline=fast, candidate=fast, case="open", blocks=1)
+"""
+    )
+    done = session.runpytest("--srbench-gate", "--benchmark-json=b.json", "-rs")
+    done.assert_outcomes(passed=1, failed=2, skipped=1)
+    done.stdout.fnmatch_lines(
+        [
+            "srbench gate: FAIL latency slower +*% slower*",
+            "srbench gate: FAIL speed-up too slow *is below 50x*",
+            "*= srbench gate =*",
+            "case *speed-up *95 % *verdict",
+            "faster *x *PASS",
+            "slower *x *FAIL",
+            "open *INCONCLUSIVE",
+            "blocks of one process: weaker evidence*",
+            "results: results/cpu/*.jsonl",
+            "SKIPPED *srbench gate: INCONCLUSIVE latency open *",
+        ]
+    )
+    runs = [read_run(path) for path in _results()]
+    by_cases = {tuple(run.head.cases): run for run in runs}
+    assert set(by_cases) == {("faster", "too slow"), ("slower",), ("open",)}
+    run = by_cases["faster", "too slow"]
+    assert run.ended
+    assert run.finished_blocks == set(range(6))
+    assert sum(len(cell.samples) for cell in run.cells) == 2 * 6 * 2 * 2
+    assert "weaker evidence" in Path(_results()[0]).read_text()
+    document = json.loads(Path("b.json").read_text())
+    names = [bench["name"] for bench in document["benchmarks"]]
+    assert names[:2] == ["test_faster[baseline]", "test_faster[candidate]"]
+    assert document["benchmarks"][0]["stats"]["rounds"] == 12
+    assert document["benchmarks"][0]["stats"]["median"] == pytest.approx(0.004, rel=0.5)
+
+
+def test_a_crash_is_recorded_and_keeps_its_traceback(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        SLEEPY
+        + """
+def broken():
+    raise RuntimeError("CUDA out of memory. Tried to allocate 12 GiB")
+
+def test_it(srbench_gate):
+    srbench_gate(baseline=fast, candidate=broken, case="c")
+"""
+    )
+    done = session.runpytest("--srbench-gate")
+    done.assert_outcomes(failed=1)
+    done.stdout.fnmatch_lines(["*raise RuntimeError*", "*Tried to allocate 12 GiB*"])
+    done.stdout.fnmatch_lines(["c *oom"])
+    (cell,) = read_run(_results()[0]).cells
+    assert (cell.outcome, cell.pipeline) == ("oom", "candidate")
+
+
+def test_pictures_are_compared(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        PICTURES
+        + """
+@pytest.mark.parametrize("candidate", [same, ruined, smaller], ids=lambda f: f.__name__)
+@pytest.mark.srbench(blocks=1, pairs=1)
+def test_it(srbench_gate, candidate):
+    srbench_gate(baseline=same, candidate=candidate)
+"""
+    )
+    done = session.runpytest("--srbench-gate")
+    done.assert_outcomes(failed=2, skipped=1)
+    done.stdout.fnmatch_lines(
+        [
+            "srbench gate: FAIL *worst 64x64 block test_it[[]ruined[]]*",
+            "srbench gate: FAIL *candidate's picture is (64, 128, 3)*",
+        ]
+    )
+
+
+def test_against_a_promoted_session(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        PICTURES
+        + """
+def steady():
+    time.sleep(0.004)
+    return SCENE
+
+@pytest.mark.srbench(blocks=6, pairs=3)
+def test_it(srbench_gate):
+    srbench_gate(baseline=steady, candidate=steady, case="scene")
+"""
+    )
+    missing = session.runpytest("--srbench-gate", "--srbench-against=main")
+    missing.assert_outcomes(failed=1)
+    missing.stdout.fnmatch_lines(["srbench gate: no baseline 'main' for cpu*"])
+    promote(_results()[0], Path("results"), "main", Policy())
+    Path("p.toml").write_text("[gate]\nmargin = 0.9\n")
+    done = session.runpytest("--srbench-gate=p.toml", "--srbench-against=main")
+    done.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "line"),
+    [
+        (["--srbench-gate", "test_it.py"], "", "*--srbench-gate=test_it.py: a policy is a .toml*"),
+        (["--srbench-gate=p.toml"], "", "*p.toml: [[]gate[]] unknown key 'margn'. Did you mean*"),
+        (["--srbench-gate", "--srbench-results=p.toml"], "", "*p.toml: cannot write there*"),
+        (["--srbench-gate"], "bloks=2", "*unknown setting 'bloks'. Did you mean 'blocks'?*"),
+        (["--srbench-gate"], "pairs=0", "*6 blocks of 0 pairs: at least 1 x 1*"),
+    ],
+)
+def test_bad_input_is_one_line(
+    session: pytest.Pytester, options: list[str], settings: str, line: str
+) -> None:
+    Path("p.toml").write_text("[gate]\nmargn = 1\n")
+    session.makepyfile(
+        test_it=SLEEPY + "def test_it(srbench_gate):\n"
+        f"    srbench_gate(baseline=fast, candidate=fast, {settings})\n"
+    )
+    done = session.runpytest(*options)
+    assert done.ret != 0
+    lines = [*done.outlines, *done.errlines]
+    pytest.LineMatcher(lines).fnmatch_lines([line])
+    assert "Traceback" not in "\n".join(lines)
+
+
+def test_a_case_is_measured_by_one_test(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        SLEEPY
+        + """
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.srbench(blocks=1, pairs=1)
+def test_it(srbench_gate, n):
+    srbench_gate(baseline=fast, candidate=fast, case="c")
+"""
+    )
+    done = session.runpytest("--srbench-gate")
+    done.assert_outcomes(skipped=1, failed=1)
+    done.stdout.fnmatch_lines(["*case 'c' was measured by another test*"])
+
+
+def test_disabled_benchmarks_never_pass_the_gate(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        SLEEPY + "def test_it(srbench_gate):\n    srbench_gate(baseline=fast, candidate=fast)\n"
+    )
+    done = session.runpytest("--srbench-gate", "--benchmark-disable", "-rs")
+    done.assert_outcomes(skipped=1)
+    done.stdout.fnmatch_lines(["*nothing was measured*"])
+
+
+def test_pictures_of_other_kinds() -> None:
+    grey = np.zeros((70, 70), np.uint8)
+    record = compare_pictures("c", grey, grey + 1)
+    assert record is not None
+    assert record.metrics["max_abs_diff"] == 1
+    assert record.metrics["psnr"] == pytest.approx(48.13, abs=0.01)
+    assert compare_pictures("c", 1, 2) is None
+    assert compare_pictures("c", grey / 255, grey / 255) is None
+    one_sided = compare_pictures("c", grey, None)
+    assert one_sided is not None
+    assert one_sided.outcome == "invalid"
+
+
+def test_quick_callables_are_repeated_inside_a_sample() -> None:
+    measured = srbench.in_process.Measurement("c", srbench.in_process.Design(blocks=1, pairs=1))
+    measured.measure(lambda: None, lambda: None)
+    assert measured.iterations > 10
+    assert "mean of" in measured.blocks[0].notes[1]
+    assert all(0 < cell.samples[0]["latency_ms"] < 0.5 for cell in measured.cells)
+
+
+def test_loading_the_plugin_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, srbench.pytest_plugin\n"
+        "heavy = {'numpy', 'scipy', 'pandas', 'torch', 'matplotlib', 'srbench.gate'}\n"
+        "assert not heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
