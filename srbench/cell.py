@@ -33,6 +33,7 @@ class Draft:
                 "work": self.alone.work,
                 "energy_j": self.alone.energy_j,
                 "energy": self.alone.energy,
+                "picture_sha256": self.alone.picture_sha256,
             }
         return CellRecord(
             block=block,

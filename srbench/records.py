@@ -137,6 +137,8 @@ class CellRecord(Record):
         energy_j: Joules per image, gross, null where not measured.
         energy: What is behind it: `gross_j`, `net_j` (less what the idle card draws), `polled_j`
             (integral of polled power) an image; `idle_w`, `window_s`, `images`.
+        picture_sha256: Of the solo phase's picture, the one whose fidelity is judged: the timed
+            path must be the checked path.
     """
 
     kind: ClassVar[str] = "cell"
@@ -153,6 +155,7 @@ class CellRecord(Record):
     work: dict[str, Any] = field(default_factory=dict)
     energy_j: float | None = None
     energy: dict[str, float | None] = field(default_factory=dict)
+    picture_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

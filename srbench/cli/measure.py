@@ -127,6 +127,10 @@ def run(
         str | None,
         typer.Option(help="With --until-decided: the promoted baseline or run to decide against."),
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="With --until-decided: TOML file with a [gate] table."),
+    ] = None,
     pairing: Annotated[
         str | None,
         typer.Option(
@@ -161,14 +165,13 @@ def run(
     if settings.gpu == META and resume is None:
         _count(settings, as_json=as_json)
         return
-    if against is not None and not until_decided:
-        raise UsageError(
-            "--against: goes with --until-decided; the gate has an --against of its own"
-        )
+    for option, value in (("against", against), ("policy", policy)):
+        if value is not None and not until_decided and resume is None:
+            raise UsageError(f"--{option}: goes with --until-decided; the gate has one of its own")
     done, path = (
-        _measure(settings, against, looks=until_decided)
+        _measure(settings, against, policy, looks=until_decided)
         if resume is None
-        else _go_on(resume, settings)
+        else _go_on(resume, settings, policy)
     )
     finish(done, path, settings, as_json=as_json)
 
@@ -181,7 +184,9 @@ def refuse_changes(fixed: dict[str, Any]) -> None:
             raise UsageError(f"--{option}: cannot be changed with --resume; leave it out")
 
 
-def _measure(settings: Settings, against: str | None, *, looks: bool) -> tuple[Run, Path]:
+def _measure(
+    settings: Settings, against: str | None, policy: Path | None, *, looks: bool
+) -> tuple[Run, Path]:
     from srbench.cli.conduct import measure, never, note
     from srbench.preparation import prepare_run
 
@@ -190,28 +195,31 @@ def _measure(settings: Settings, against: str | None, *, looks: bool) -> tuple[R
     from srbench.stats.sequential import LOOKS
 
     blocks = [at for at, _ in LOOKS if at <= (settings.blocks or LOOKS[-1][0])]
-    decided = never if not blocks else decided_by_gate(against, settings.out)
+    decided = never if not blocks else decided_by_gate(against, settings.out, policy)
     preparation = prepare_run(settings, note, looks=blocks, against=against)
     return measure(preparation, settings.out, decided)
 
 
-def _go_on(name: str, settings: Settings) -> tuple[Run, Path]:
+def _go_on(name: str, settings: Settings, policy: Path | None) -> tuple[Run, Path]:
     from srbench.cli.conduct import go_on, never, note, unfinished
     from srbench.preparation import prepare_resume
 
     begun, path = unfinished(name, settings.out, "run")
     head = begun.head
-    decided = decided_by_gate(head.against, settings.out) if head.looks else never
+    decided = decided_by_gate(head.against, settings.out, policy) if head.looks else never
     preparation = prepare_resume(head, settings, note)
     return go_on(path, begun, preparation, decided), path
 
 
-def decided_by_gate(against: str | None, results: Path) -> Callable[[Run], bool]:
+def decided_by_gate(
+    against: str | None, results: Path, policy_file: Path | None = None
+) -> Callable[[Run], bool]:
     """Whether the gate would leave no question of time open if the run ended here.
 
     Args:
         against: As of `srbench gate --against`.
         results: Results folder.
+        policy_file: As of `srbench gate --policy`.
 
     Raises:
         UsageError: The policy is wrong; said before anything is measured.
@@ -219,7 +227,7 @@ def decided_by_gate(against: str | None, results: Path) -> Callable[[Run], bool]
     from srbench.baselines import resolve
     from srbench.gate import Verdict, judge, load_policy
 
-    policy = load_policy()
+    policy = load_policy(policy_file)
 
     def decided(run: Run) -> bool:
         reference, name = (None, "") if against is None else resolve(against, run, results)

@@ -92,10 +92,10 @@ def _pictures(run: Run, case: str, arm: str) -> int | None:
 
 
 def _hashes(run: Run, case: str, arm: str) -> list[set[str]]:
-    """Of each block, the distinct hashes of the timed pictures."""
-    blocks = [
-        {str(sample["output_sha256"]) for sample in cell.samples if sample.get("output_sha256")}
-        for cell in cells_of(run, case, arm)
-        if cell.outcome == "ok"
-    ]
+    """Of each block, the distinct hashes of the timed pictures and of the judged one."""
+    blocks = []
+    for cell in cells_of(run, case, arm):
+        hashes = [*(sample.get("output_sha256") for sample in cell.samples), cell.picture_sha256]
+        if cell.outcome == "ok":
+            blocks.append({str(digest) for digest in hashes if digest})
     return [block for block in blocks if block]

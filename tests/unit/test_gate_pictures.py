@@ -157,6 +157,19 @@ def test_unchecked_is_not_passed() -> None:
     assert check.verdict is Verdict.INCONCLUSIVE
 
 
+def test_a_timed_picture_other_than_the_judged_one_fails() -> None:
+    run = _hashed(make_run(), lambda *_: "timed")
+    cells = [
+        replace(cell, picture_sha256="judged" if cell.pipeline == OPTIMIZED else "timed")
+        if cell.block == 0
+        else cell
+        for cell in run.cells
+    ]
+    judgement = judge(replace(run, cells=cells), Policy())
+    assert judgement.exit_code == ExitCode.REGRESSION
+    assert "s3diff-optimized makes 2 different pictures in one process" in judgement.line()
+
+
 def test_a_candidate_that_differs_within_a_process_fails_with_its_size() -> None:
     judgement = judge(_candidate_differs(make_run()), Policy())
     assert judgement.exit_code == ExitCode.REGRESSION

@@ -135,13 +135,13 @@ def test_a_scenario_survives_the_command_line() -> None:
     assert Scenario.decode(launch.command[-1]) == SCENARIO
     assert SCENARIO.images == 12
     first, second = (cell.case for cell in SCENARIO.plan.block(2))
-    assert (SCENARIO.start_of(first, 2), SCENARIO.start_of(second, 2)) == (0, 6)
+    assert SCENARIO.starts(2) == {first: 0, second: 6}
 
 
 def test_a_latency_is_the_true_time_and_the_noise_of_its_place(image: str) -> None:
     made = bench(speedup="2.0", noise="noisy", plants="slow=1.5")
     noise = ProcessNoise(PROFILES["noisy"], seed=11, block=2, blocks=4, images=12, arm=ARMS[1])
-    position = SCENARIO.start_of(CASES[0], 2) + 4
+    position = SCENARIO.starts(2)[CASES[0]] + 4
     expected = numbers.true_ms(Case.parse(CASES[0]), 2.0) * 1.5 * noise.factor(CASES[0], position)
     timed = upscale(made, image, block=2, position=4)
     assert timed.latency_ms == pytest.approx(expected, rel=1e-12)
