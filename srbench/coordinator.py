@@ -197,7 +197,7 @@ class Coordinator:
             self._observer.note(f"block {index} does not count: {'; '.join(reasons)}")
         raise InfrastructureError(
             f"block {index} was disturbed {MAX_ATTEMPTS} times, last: {'; '.join(reasons)}; "
-            "have the device to yourself, then `srbench run --resume` goes on"
+            "have the device to yourself, then --resume goes on"
         )
 
     def _in_turns(

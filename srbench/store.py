@@ -52,7 +52,7 @@ class RunWriter:
         path = root / head.profile / f"{head.run_id}{SUFFIX}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("xb")
+            file = path.open("xb", buffering=0)
         except OSError as error:
             raise UsageError(f"{path}: cannot write ({error.strerror})") from error
         with file:
@@ -71,7 +71,7 @@ class RunWriter:
             UsageError: It cannot be written, or another process is writing it.
         """
         try:
-            file = path.open("r+b")
+            file = path.open("r+b", buffering=0)
         except OSError as error:
             raise UsageError(f"{path}: cannot write ({error.strerror})") from error
         with file:
@@ -91,8 +91,10 @@ class RunWriter:
             json.dumps(record.to_json(), allow_nan=False).encode() + b"\n" for record in records
         )
         try:
-            self._file.write(lines)
-            self._file.flush()
+            # Unbuffered, or closing the file would try again what a full disk refused.
+            rest = memoryview(lines)
+            while rest:
+                rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             raise InfrastructureError(f"{self.path}: cannot write ({error.strerror})") from error

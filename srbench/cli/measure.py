@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from srbench.cli.conduct import NEWEST
+from srbench.cli.looks import Against, PolicyFile, UntilDecided, decided_by_gate, planned_looks
 from srbench.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -116,21 +116,9 @@ def run(
             metavar="[RUN]", help="Go on with an interrupted run, the newest if none is named."
         ),
     ] = None,
-    until_decided: Annotated[
-        bool,
-        typer.Option(
-            "--until-decided",
-            help="Look after 6 and 10 blocks and end where the gate has its verdict, or at 16.",
-        ),
-    ] = False,
-    against: Annotated[
-        str | None,
-        typer.Option(help="With --until-decided: the promoted baseline or run to decide against."),
-    ] = None,
-    policy: Annotated[
-        Path | None,
-        typer.Option(help="With --until-decided: TOML file with a [gate] table."),
-    ] = None,
+    until_decided: UntilDecided = False,
+    against: Against = None,
+    policy: PolicyFile = None,
     pairing: Annotated[
         str | None,
         typer.Option(
@@ -165,14 +153,11 @@ def run(
     if settings.gpu == META and resume is None:
         _count(settings, as_json=as_json)
         return
-    for option, value in (("against", against), ("policy", policy)):
-        if value is not None and not until_decided and resume is None:
-            raise UsageError(f"--{option}: goes with --until-decided; the gate has one of its own")
-    done, path = (
-        _measure(settings, against, policy, looks=until_decided)
-        if resume is None
-        else _go_on(resume, settings, policy)
-    )
+    if resume is not None:
+        done, path = _go_on(resume, settings, policy)
+    else:
+        looks = planned_looks(settings.blocks, against, policy, until_decided=until_decided)
+        done, path = _begin(settings, looks, against, policy)
     finish(done, path, settings, as_json=as_json)
 
 
@@ -184,58 +169,24 @@ def refuse_changes(fixed: dict[str, Any]) -> None:
             raise UsageError(f"--{option}: cannot be changed with --resume; leave it out")
 
 
-def _measure(
-    settings: Settings, against: str | None, policy: Path | None, *, looks: bool
+def _begin(
+    settings: Settings, looks: list[int], against: str | None, policy: Path | None
 ) -> tuple[Run, Path]:
-    from srbench.cli.conduct import measure, never, note
+    from srbench.cli.conduct import measure, note
     from srbench.preparation import prepare_run
 
-    if not looks:
-        return measure(prepare_run(settings, note), settings.out)
-    from srbench.stats.sequential import LOOKS
-
-    blocks = [at for at, _ in LOOKS if at <= (settings.blocks or LOOKS[-1][0])]
-    decided = never if not blocks else decided_by_gate(against, settings.out, policy)
-    preparation = prepare_run(settings, note, looks=blocks, against=against)
-    return measure(preparation, settings.out, decided)
+    decided = decided_by_gate(looks, against, policy, settings.out)
+    return measure(prepare_run(settings, note, looks=looks, against=against), settings.out, decided)
 
 
 def _go_on(name: str, settings: Settings, policy: Path | None) -> tuple[Run, Path]:
-    from srbench.cli.conduct import go_on, never, note, unfinished
+    from srbench.cli.conduct import go_on, note, unfinished
     from srbench.preparation import prepare_resume
 
     begun, path = unfinished(name, settings.out, "run")
     head = begun.head
-    decided = decided_by_gate(head.against, settings.out, policy) if head.looks else never
-    preparation = prepare_resume(head, settings, note)
-    return go_on(path, begun, preparation, decided), path
-
-
-def decided_by_gate(
-    against: str | None, results: Path, policy_file: Path | None = None
-) -> Callable[[Run], bool]:
-    """Whether the gate would leave no question of time open if the run ended here.
-
-    Args:
-        against: As of `srbench gate --against`.
-        results: Results folder.
-        policy_file: As of `srbench gate --policy`.
-
-    Raises:
-        UsageError: The policy is wrong; said before anything is measured.
-    """
-    from srbench.baselines import resolve
-    from srbench.gate import Verdict, judge, load_policy
-
-    policy = load_policy(policy_file)
-
-    def decided(run: Run) -> bool:
-        reference, name = (None, "") if against is None else resolve(against, run, results)
-        checks = judge(run, policy, reference, name).checks
-        timed = [check for check in checks if check.metric in ("latency", "speedup", "time")]
-        return bool(timed) and all(check.verdict is not Verdict.INCONCLUSIVE for check in timed)
-
-    return decided
+    decided = decided_by_gate(head.looks, head.against, policy, settings.out)
+    return go_on(path, begun, prepare_resume(head, settings, note), decided), path
 
 
 def _count(settings: Settings, *, as_json: bool) -> None:

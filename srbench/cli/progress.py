@@ -30,7 +30,7 @@ class Lines:
         """Print it."""
         self._done += 1
         elapsed_s = time.monotonic() - self._start
-        left_s = elapsed_s / self._done * (self._cells - self._done)
+        left_s = elapsed_s / self._done * max(0, self._cells - self._done)
         self.note(
             f"[{self._done}/{self._cells}] block {cell.block} {cell.case} {cell.pipeline}: "
             f"{describe(cell)}, {elapsed_s:.0f} s elapsed, about {left_s:.0f} s left"
