@@ -12,7 +12,8 @@ from srbench.armspec import ArmSpec, parse_arm
 from srbench.inputs import CaseInput
 from srbench.outcome import Failure, Outcome
 from srbench.plan import Plan
-from srbench.protocol import Describe, Described, Load, Loaded, Message
+from srbench.protocol import Describe, Described, Load, Loaded
+from srbench.wire import Message
 from srbench.worker_process import Launch, WorkerProcess
 
 R = TypeVar("R", bound=Message)

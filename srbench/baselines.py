@@ -70,12 +70,12 @@ def promote(path: Path, root: Path, name: str, policy: Policy, *, force: bool = 
     return Baseline(run.head.profile, name, target)
 
 
-def resolve(text: str, run: Run, root: Path) -> tuple[Run, str]:
+def resolve(text: str, profile: str, root: Path) -> tuple[Run, str]:
     """Find what `--against` names: a results file, a promoted name, or a run id.
 
     Args:
         text: As given.
-        run: The run under judgement; a promoted name is looked up under its profile.
+        profile: Of the run under judgement; promoted names are looked up under it.
         root: Results folder.
 
     Returns:
@@ -87,7 +87,7 @@ def resolve(text: str, run: Run, root: Path) -> tuple[Run, str]:
     if Path(text).is_file():
         return read_run(Path(text)), f"'{text}'"
     if _NAME.fullmatch(text):
-        promoted = baseline_path(root, run.head.profile, text)
+        promoted = baseline_path(root, profile, text)
         if promoted.is_file():
             return read_run(promoted), promoted_name(text)
     try:
@@ -95,7 +95,7 @@ def resolve(text: str, run: Run, root: Path) -> tuple[Run, str]:
     except UsageError as error:
         if not _is_missing(text, root):
             raise
-        raise NotComparableError(_nothing_named(text, run, root)) from error
+        raise NotComparableError(_nothing_named(text, profile, root)) from error
 
 
 def promoted_name(name: str) -> str:
@@ -108,11 +108,11 @@ def _is_missing(text: str, root: Path) -> bool:
     return not Path(text).exists() and not list(root.glob(f"*/{Path(text).stem}.jsonl"))
 
 
-def _nothing_named(text: str, run: Run, root: Path) -> str:
+def _nothing_named(text: str, profile: str, root: Path) -> str:
     known = list_baselines(root)
-    here = [each.name for each in known if each.profile == run.head.profile]
+    here = [each.name for each in known if each.profile == profile]
     elsewhere = [each.profile for each in known if each.name == text]
-    message = f"no baseline '{text}' for {run.head.profile} in {root / 'baselines'}"
+    message = f"no baseline '{text}' for {profile} in {root / 'baselines'}"
     if elsewhere:
         return f"{message}, only for {', '.join(elsewhere)}"
     if here:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from srbench.arm import Arm
@@ -44,7 +44,7 @@ class Draft:
             load_ms=self.load_ms,
             prepare_ms=self.prepare_ms,
             warmup_ms=self.warmup_ms,
-            samples=[asdict(sample) for sample in self.samples],
+            samples=[sample.to_json() for sample in self.samples],
             **alone,
         )
 

@@ -107,7 +107,7 @@ class Coordinator:
             require_exclusive(self._job.gpu_uuid)
         arms = self._workers()
         described = describe_all(arms, self._job.precision)
-        load_all(arms)
+        load_all(arms, one_by_one=self._pairing == "block")
         together = self._job.device == "cuda" and self._pairing == "interleaved"
         if together and not fit_together(arms, self._job.plan.cases):
             self._pairing = "block"
@@ -129,7 +129,8 @@ class Coordinator:
             sink: Takes each cell as soon as it is measured.
             finished: Blocks to skip.
             stop: Asked before each block.
-            decided: Asked at the looks of a sequential plan; True ends the run early.
+            decided: Asked at the looks of a sequential plan; True ends the run early. A look that
+                an earlier session made before it went on is not made again.
 
         Returns:
             How many blocks the run has; None when it was stopped.
@@ -138,10 +139,10 @@ class Coordinator:
             InfrastructureError: A block was disturbed each time it was tried.
         """
         for index in range(self._job.plan.blocks):
-            if index in self._job.plan.looks and decided():
-                return index
             if index in finished:
                 continue
+            if index in self._job.plan.looks and decided():
+                return index
             if stop():
                 return None
             self._measure_block(index, sink)
@@ -185,9 +186,11 @@ class Coordinator:
 
     def _measure_block(self, index: int, sink: Sink) -> None:
         measure = self._one_by_one if self._pairing == "block" else self._in_turns
+        together = 1 if self._pairing == "block" else len(self._job.plan.arms)
         for attempt in range(1, MAX_ATTEMPTS + 1):
+            self._differing = []
             states, pids = measure(index, attempt, sink)
-            reasons = disturbances(states, pids)
+            reasons = disturbances(states, pids, together)
             if not reasons:
                 notes = [*tags(states), *self._notes(index)]
                 sink.append([BlockRecord(block=index, finished_at=utc_now(), notes=notes)])
@@ -237,16 +240,18 @@ class Coordinator:
         return states, pids
 
     def _conclude(self, index: int, case: str, arm: Arm, draft: Draft) -> list[Mapping[str, Any]]:
+        states = device_states(draft)
         if index == 0:
             self._measure_alone(arm, case, draft)
         alone = self._alone.get((case, arm.name))
         if isinstance(alone, Alone):
+            states += alone.states if index == 0 else []
             seen = {sample.output_sha256 for sample in draft.samples}
             if seen - {alone.picture_sha256}:
                 self._differing.append(
                     f"{case} {arm.name}: timed images differ from the judged one"
                 )
-        return device_states(draft)
+        return states
 
     def _store(self, index: int, case: str, drafts: Mapping[str, Draft], sink: Sink) -> None:
         records = [draft.record(index, case, name) for name, draft in drafts.items()]
@@ -285,7 +290,7 @@ class Coordinator:
 
     def _notes(self, index: int) -> list[str]:
         """What a cell's record has no room for: solo phases that failed, energy not measured."""
-        notes, self._differing = self._differing, []
+        notes = list(self._differing)
         if index != 0:
             return notes
         for (case, name), result in self._alone.items():

@@ -13,15 +13,17 @@ from srbench.config import Settings
 from srbench.errors import InfrastructureError, UsageError
 from srbench.fingerprint import fingerprint
 from srbench.heading import start_of_run
+from srbench.locks import measuring_into
 from srbench.outcome import Failure, Outcome
 from srbench.preparation import checked_assignments, chosen_arms, chosen_cases
 from srbench.profiles import load_profile
-from srbench.protocol import Counted, CountWork, Describe, Described, Message
+from srbench.protocol import Counted, CountWork, Describe, Described
 from srbench.records import BlockRecord, CellRecord, EndRecord, Run, RunRecord
 from srbench.registry import check_shared
 from srbench.revisions import checked_out
 from srbench.scratch import run_folder
-from srbench.store import RunWriter, check_writable, measuring_into, read_run
+from srbench.store import RunWriter, check_writable, read_run
+from srbench.wire import Message
 from srbench.worker_process import WorkerProcess
 
 META = "meta"

@@ -186,9 +186,10 @@ class _Comparer:
         found = sides(pairing, evidence)
         if isinstance(found, Failure):
             return _failed(pairing, found)
-        record = self._ask(pairing, *found)
         alone = evidence.alone[pairing.arm]
-        if pairing.reference == REPEAT and record.metrics and isinstance(alone, Alone):
+        assert isinstance(alone, Alone)
+        record = replace(self._ask(pairing, *found), picture_sha256=alone.picture_sha256)
+        if pairing.reference == REPEAT and record.metrics:
             assert alone.distinct_pictures is not None
             modes = {"distinct_pictures": float(alone.distinct_pictures)}
             return replace(record, metrics=record.metrics | modes)

@@ -20,9 +20,13 @@ def require_exclusive(gpu_uuid: str) -> None:
     """Refuse a card on which somebody else computes, before any worker of ours is on it.
 
     Raises:
-        InfrastructureError: Who, or how busy it is.
+        InfrastructureError: Who, or how busy it is; or the driver answers no more.
     """
-    if why := exclusive(Monitor(gpu_uuid).watch(WATCH_S)):
+    try:
+        why = exclusive(Monitor(gpu_uuid).watch(WATCH_S))
+    except OSError as error:
+        raise InfrastructureError(f"the card cannot be watched: {error}") from error
+    if why:
         raise InfrastructureError(f"the card is not exclusive: {why}; wait, or choose another card")
 
 
@@ -48,8 +52,12 @@ def describe_all(arms: Mapping[str, Arm], precision: str) -> dict[str, Described
     return described
 
 
-def load_all(arms: Mapping[str, Arm]) -> None:
+def load_all(arms: Mapping[str, Arm], *, one_by_one: bool) -> None:
     """Load the weights of all arms; one that cannot for want of memory says so cell by cell.
+
+    Args:
+        arms: Described already.
+        one_by_one: Each leaves before the next one loads.
 
     Raises:
         UsageError: The weights are unusable.
@@ -58,12 +66,15 @@ def load_all(arms: Mapping[str, Arm]) -> None:
         loaded = arm.load()
         if isinstance(loaded, Failure) and loaded.outcome is Outcome.UNSUPPORTED:
             raise UsageError(loaded.reason)
+        if one_by_one:
+            arm.stop()
 
 
 def fit_together(arms: Mapping[str, Arm], cases: Iterable[str]) -> bool:
     """Whether the largest image of every arm fits beside all the weights, as they foretell.
 
-    True as well where an arm cannot tell: it will fail cell by cell, which is recorded.
+    An arm whose weights have no room beside the others' does not fit either. True where an arm
+    cannot tell for another reason: it will fail cell by cell, which is recorded.
     """
     needed, free = 0, None
     for arm in arms.values():
@@ -72,7 +83,7 @@ def fit_together(arms: Mapping[str, Arm], cases: Iterable[str]) -> bool:
             request = Estimate(width=case.width, height=case.height, scale=case.scale)
             reply = arm.ask(Estimated, request)
             if isinstance(reply, Failure):
-                return True
+                return reply.outcome is not Outcome.OUT_OF_MEMORY
             largest, free = max(largest, reply.needed_bytes), reply.free_bytes
         needed += largest
     return free is None or needed <= free

@@ -128,6 +128,7 @@ def prepare_run(
     assignments = checked_assignments(settings.options, arms)
     check_writable(settings.out / profile.name)
     check_writable(report_folder(settings.out))
+    code = {arm.name: checked_out(arm, note) for arm in arms}
     inputs = {case.name: case_input(case, settings.inputs) for case in cases}
     plan = make_plan(
         [case.name for case in cases],
@@ -148,7 +149,7 @@ def prepare_run(
         noise_seed=settings.noise_seed,
         timeout_s=settings.timeout,
         gpu_uuid=None if gpu is None else gpu.uuid,
-        arms={arm.name: checked_out(arm, note) for arm in arms},
+        arms=code,
         pairing=settings.pairing,
     )
     return Preparation(job, profile, gpu, purpose, against)

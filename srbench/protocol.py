@@ -1,53 +1,14 @@
-"""Messages between coordinator and worker: one JSON object a line, each a typed dataclass."""
+"""What coordinator and worker say to each other."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
-from srbench.errors import InfrastructureError
-
-REQUESTS: dict[str, type[Message]] = {}
-REPLIES: dict[str, type[Message]] = {}
+from srbench.wire import Message, reply, request
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """A line of the protocol; `type` on the wire is the class's name in lower case."""
-
-    def encode(self) -> bytes:
-        """The line, newline included."""
-        return json.dumps({"type": type(self).__name__.lower(), **asdict(self)}).encode() + b"\n"
-
-
-def decode(line: bytes, registry: dict[str, type[Message]]) -> Message:
-    """Read a line as one of `registry`'s messages.
-
-    Raises:
-        InfrastructureError: It is none, so something else wrote into the channel.
-    """
-    try:
-        content = json.loads(line)
-        return registry[content.pop("type")](**content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InfrastructureError(f"worker protocol: not understood: {line[:200]!r}") from error
-
-
-M = TypeVar("M", bound=type[Message])
-
-
-def _request(message: M) -> M:
-    REQUESTS[message.__name__.lower()] = message
-    return message
-
-
-def _reply(message: M) -> M:
-    REPLIES[message.__name__.lower()] = message
-    return message
-
-
-@_request
+@request
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Describe(Message):
     """Import a pipeline, build its options, tell its facts; no weight is touched.
@@ -63,7 +24,7 @@ class Describe(Message):
     assignments: dict[str, dict[str, str]]
 
 
-@_reply
+@reply
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Described(Message):
     """Facts of a pipeline.
@@ -81,7 +42,7 @@ class Described(Message):
     tiers: dict[str, str]
 
 
-@_request
+@request
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load(Message):
     """Load the weights: the fields of `WeightsSource`, `cpu` or `cuda`, `fp32` or `fp16`.
@@ -105,7 +66,7 @@ class Load(Message):
     gpu_uuid: str | None = None
 
 
-@_reply
+@reply
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded(Message):
     """Weights are on the device.
@@ -119,7 +80,7 @@ class Loaded(Message):
     tf32: bool
 
 
-@_request
+@request
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate(Message):
     """Ask a loaded pipeline what one image will need."""
@@ -129,7 +90,7 @@ class Estimate(Message):
     scale: int
 
 
-@_reply
+@reply
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimated(Message):
     """Device memory of one image.
@@ -143,7 +104,7 @@ class Estimated(Message):
     free_bytes: int
 
 
-@_request
+@request
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepare(Message):
     """Prepare a size."""
@@ -153,7 +114,7 @@ class Prepare(Message):
     scale: int
 
 
-@_reply
+@reply
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared(Message):
     """The size is prepared."""
@@ -161,7 +122,7 @@ class Prepared(Message):
     prepare_ms: float
 
 
-@_request
+@request
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upscale(Message):
     """Time one image.
@@ -183,7 +144,7 @@ class Upscale(Message):
     position: int | None = None
 
 
-@_reply
+@reply
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timed(Message):
     """One timed image, see `srbench.records.Sample`."""
@@ -195,7 +156,7 @@ class Timed(Message):
     output_sha256: str
 
 
-@_request
+@request
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paint(Message):
     """Make the pictures of one image, nothing measured.
@@ -213,7 +174,7 @@ class Paint(Message):
     outputs: str
 
 
-@_reply
+@reply
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Painted(Message):
     """The pictures of one image.
@@ -229,7 +190,7 @@ class Painted(Message):
     eps: str | None
 
 
-@_request
+@request
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solo(Paint):
     """Measure what only an otherwise idle device tells, and keep the pictures for the fidelity.
@@ -241,7 +202,7 @@ class Solo(Paint):
     other_seed: int | None = None
 
 
-@_reply
+@reply
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alone(Painted):
     """Result of the solo phase.
@@ -258,6 +219,8 @@ class Alone(Painted):
         repeat: `.npy` of the uint8 output furthest from `picture` among those tries; None when
             all were equal.
         other_seed: `.npy` of the uint8 output under `Solo.other_seed`.
+        states: Readings of the card from the phase's start to its end, as in a sample's `state`;
+            empty on CPU.
     """
 
     memory: dict[str, int | None]
@@ -269,9 +232,10 @@ class Alone(Painted):
     distinct_pictures: int | None = None
     repeat: str | None = None
     other_seed: str | None = None
+    states: list[dict[str, Any]] = field(default_factory=list)
 
 
-@_request
+@request
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountWork(Message):
     """Count one image on the meta device; before `Load` the published architecture."""
@@ -281,7 +245,7 @@ class CountWork(Message):
     scale: int
 
 
-@_reply
+@reply
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counted(Message):
     """Work of one image, see `pipelines.contract.WorkCounts`."""
@@ -293,7 +257,7 @@ class Counted(Message):
     peak_tensor_bytes: int
 
 
-@_request
+@request
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judge(Message):
     """Compare an arm's pictures with a reference's.
@@ -318,29 +282,9 @@ class Judge(Message):
     device: str
 
 
-@_reply
+@reply
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged(Message):
     """A `FidelityRecord` as its JSON object."""
 
     record: dict[str, Any]
-
-
-@_request
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exit(Message):
-    """Leave."""
-
-
-@_reply
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed(Message):
-    """The request raised.
-
-    Attributes:
-        outcome: Of `srbench.outcome.Outcome`.
-        reason: One line.
-    """
-
-    outcome: str
-    reason: str

@@ -196,7 +196,7 @@ class GateSession:
         policy = self.policy
         if (required := measurement.design.min_speedup) is not None:
             policy = replace(policy, min_speedup=required)
-        reference = resolve(self.against, run, self.folder) if self.against else ()
+        reference = resolve(self.against, run.head.profile, self.folder) if self.against else ()
         judgement = judge(run, policy, *reference)
         # What two callables cannot be asked (memory, energy, work; pictures of what makes none) is
         # no open question of theirs.

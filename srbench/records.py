@@ -177,6 +177,7 @@ class FidelityRecord(Record):
         providers: Metric -> `library version (variant)`.
         worst_block: [top, left] of the worst 64x64 block in output pixels.
         crops: `input`, `baseline`, `candidate` -> base64 PNG of the same region around it.
+        picture_sha256: Of the arm's picture. A run that was resumed has made it again.
         outcome: `ok` or why there is nothing to compare.
         reason: One line when the outcome is not ok.
     """
@@ -190,6 +191,7 @@ class FidelityRecord(Record):
     providers: dict[str, str] = field(default_factory=dict)
     worst_block: list[int] | None = None
     crops: dict[str, str] = field(default_factory=dict)
+    picture_sha256: str | None = None
     outcome: str = "ok"
     reason: str | None = None
 

@@ -13,12 +13,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pipelines
 import srbench
 from pipelines.cache import cache_folder
 from srbench.armspec import ArmSpec
 from srbench.errors import InfrastructureError, UsageError
+from srbench.git import ask_git, git_state
 from srbench.outcome import one_line
 from srbench.worker_process import Launch
 
@@ -42,7 +44,7 @@ def checked_out(arm: ArmSpec, note: Callable[[str], None]) -> ArmSpec:
     if arm.revision is None:
         return arm
     repository = _repository(arm)
-    commit = _git(repository, "rev-parse", "--verify", "--quiet", f"{_wanted(arm)}^{{commit}}")
+    commit = ask_git(repository, "rev-parse", "--verify", "--quiet", f"{_wanted(arm)}^{{commit}}")
     if commit is None:
         raise UsageError(f"--pipelines {arm.name}: {repository} has no revision '{_wanted(arm)}'")
     folder = cache_folder() / "revisions"
@@ -51,7 +53,8 @@ def checked_out(arm: ArmSpec, note: Callable[[str], None]) -> ArmSpec:
     launch = Launch(
         # -P: the current folder, whose code is another revision's, must not come first.
         command=(python, "-P", "-m", "srbench.worker"),
-        python_path=(str(_instruments(folder)), str(tree)),
+        # Our own revisions bring their `pipelines`; to a user's modules this one's is the contract.
+        python_path=(str(_alone(srbench, folder)), str(tree), str(_alone(pipelines, folder))),
     )
     return replace(arm, commit=commit, launch=launch)
 
@@ -64,7 +67,7 @@ def _wanted(arm: ArmSpec) -> str:
 def _repository(arm: ArmSpec) -> Path:
     """Where the pipeline's code is kept: the current folder's repository for `module:attribute`."""
     folder = Path.cwd() if ":" in arm.pipeline else Path(str(pipelines.__file__)).resolve().parent
-    top = _git(folder, "rev-parse", "--show-toplevel")
+    top = ask_git(folder, "rev-parse", "--show-toplevel")
     if top is None:
         raise UsageError(
             f"--pipelines {arm.name}: {folder} is in no git repository, so there are no revisions"
@@ -73,17 +76,20 @@ def _repository(arm: ArmSpec) -> Path:
 
 
 def _worktree(repository: Path, commit: str, folder: Path) -> Path:
-    if _git(folder, "rev-parse", "HEAD") == commit:
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # A folder of the cache that was deleted by hand is still registered: --force takes it over.
-    _must(["git", "worktree", "add", "--force", "--detach", str(folder), commit], repository)
+    """The revision's files, as they were committed: somebody may have edited those in the cache."""
+    found = git_state(folder)
+    if found["commit"] != commit:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # A folder of the cache that was deleted by hand is still registered: --force takes it over.
+        _must(["git", "worktree", "add", "--force", "--detach", str(folder), commit], repository)
+    elif found["dirty"]:
+        _must(["git", "reset", "--hard", "--quiet", commit], folder)
     return folder
 
 
-def _instruments(folder: Path) -> Path:
-    """A folder that holds this srbench and nothing else, to stand before the worktree."""
-    source = Path(srbench.__file__).resolve().parent
+def _alone(package: ModuleType, folder: Path) -> Path:
+    """A folder that holds this installation's package and nothing else, to go into a path."""
+    source = Path(str(package.__file__)).resolve().parent
     key = hashlib.sha256(str(source).encode()).hexdigest()[:12]
     link = folder / f"instruments-{key}" / source.name
     link.parent.mkdir(parents=True, exist_ok=True)
@@ -110,15 +116,6 @@ def _python(repository: Path, tree: Path, environment: Path, note: Callable[[str
 
 def _same(first: Path, second: Path) -> bool:
     return second.is_file() and first.read_bytes() == second.read_bytes()
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    if not folder.is_dir():
-        return None
-    done = subprocess.run(
-        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _must(command: list[str], folder: Path) -> None:

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from srbench.arm import Job
 from srbench.coordinator import Coordinator, Facts, Observer, utc_now
-from srbench.errors import NotComparableError
+from srbench.errors import NotComparableError, UsageError
 from srbench.fidelity.roles import ROLES
 from srbench.fingerprint import fingerprint
 from srbench.heading import start_of_run
 from srbench.judging import judge_run
+from srbench.locks import measuring_into
 from srbench.outcome import INFRASTRUCTURE
 from srbench.plan import Plan
 from srbench.preparation import Preparation
 from srbench.records import CellRecord, EndRecord, FidelityRecord, Run, RunRecord
 from srbench.registry import check_shared
-from srbench.store import RunWriter, measuring_into, read_run
+from srbench.store import RunWriter, read_run
+
+
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """What is asked of a sequential run; by default it goes on to its last block.
+
+    Attributes:
+        check: Told the run without its cells before the first block; raises where a look could
+            never find an answer.
+        decided: Asked at each look, of the finished blocks, whether they are enough.
+    """
+
+    check: Callable[[Run], None] = lambda run: None
+    decided: Callable[[Run], bool] = lambda run: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +45,12 @@ class Conduct:
     Attributes:
         observer: Told how far it is.
         stop: Asked between blocks; True ends the run early, unfinished.
-        decided: Asked at the looks of a sequential plan whether the run so far is enough.
+        looking: At a sequential run.
     """
 
     observer: Observer
     stop: Callable[[], bool] = lambda: False
-    decided: Callable[[Run], bool] = lambda run: False
+    looking: Looking = Looking()
 
 
 def begin(preparation: Preparation, out: Path, argv: list[str], conduct: Conduct) -> Run:
@@ -63,6 +79,7 @@ def begin(preparation: Preparation, out: Path, argv: list[str], conduct: Conduct
             (name for described in facts.described.values() for name in described.options),
         )
         head = make_head(preparation, facts, argv)
+        conduct.looking.check(empty_run(head))
         path = out / head.profile / f"{head.run_id}.jsonl"
         conduct.observer.note(f"measuring {head.run_id}")
         _measure(coordinator, job, RunWriter.create(out, head), path, conduct, None)
@@ -73,22 +90,28 @@ def resume(path: Path, preparation: Preparation, conduct: Conduct) -> Run:
     """Go on with a run that was interrupted or killed.
 
     Raises:
-        NotComparableError: A pipeline or its options changed since.
-        UsageError: Another run is measuring into the same folder.
+        NotComparableError: A pipeline, the machine, its packages or the code changed since.
+        UsageError: Another run is measuring into the same folder, or has just finished this one.
     """
-    begun = read_run(path)
     with (
         measuring_into(path.parent),
         Coordinator(preparation.job, conduct.observer) as coordinator,
     ):
-        facts = coordinator.open()
-        for name, described in facts.described.items():
-            began_with = begun.head.versions[name], begun.head.options[name]
-            if (described.version, described.options) != began_with:
-                raise NotComparableError(
-                    f"--resume: {name} has changed since {begun.head.run_id} was begun; "
-                    "start a new run"
-                )
+        # Not earlier: whoever had the folder until now may have gone on with this very run.
+        begun = read_run(path)
+        if begun.ended:
+            raise UsageError(f"--resume: {begun.head.run_id} is finished by now")
+        head = make_head(preparation, coordinator.open(), begun.head.argv)
+        if change := _change(begun.head, head):
+            raise NotComparableError(
+                f"--resume: {begun.head.run_id} cannot go on: {change}; start a new run"
+            )
+        conduct.looking.check(empty_run(head))
+        if head.fingerprint["dirty"]:
+            conduct.observer.note(
+                "the working tree is modified, as it was when the run began: only you know "
+                "whether it is the same code"
+            )
         _measure(coordinator, preparation.job, RunWriter.resume(path), path, conduct, begun)
     return read_run(path)
 
@@ -106,7 +129,7 @@ def _measure(
             writer,
             begun.finished_blocks if begun else (),
             conduct.stop,
-            lambda: conduct.decided(read_run(path)),
+            lambda: conduct.looking.decided(_settled(read_run(path))),
         )
         if blocks is not None:
             judge_run(
@@ -120,6 +143,36 @@ def _measure(
         writer.append(
             [EndRecord(finished_at=utc_now(), interrupted=blocks is None, decided_at=early)]
         )
+
+
+def empty_run(head: RunRecord) -> Run:
+    """A run of which nothing is measured yet."""
+    return Run(head=head, cells=[], fidelity=[], finished_blocks=set(), ended=False)
+
+
+def _settled(run: Run) -> Run:
+    """The run without the cells of a block that was broken off."""
+    return replace(run, cells=[cell for cell in run.cells if cell.block in run.finished_blocks])
+
+
+def _change(begun: RunRecord, now: RunRecord) -> str | None:
+    """What is not as it was when the run began; None when its blocks can be told from no others."""
+    for name in begun.pipelines:
+        if (begun.versions[name], begun.options[name]) != (now.versions[name], now.options[name]):
+            return f"{name} or its options have changed"
+    if begun.pairing != now.pairing:
+        return f"its pairing was {begun.pairing}, the arms now need {now.pairing}"
+    then, facts = (_facts(head.fingerprint) for head in (begun, now))
+    for key in then.keys() | facts.keys():
+        if then.get(key) != facts.get(key):
+            return f"{key.replace('_', ' ')} was {then.get(key)}, is {facts.get(key)}"
+    return None
+
+
+def _facts(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """A fingerprint without the host's name, which a container changes with every start."""
+    facts = {key: value for key, value in fingerprint.items() if key not in ("host", "versions")}
+    return {**facts, **fingerprint["versions"]}
 
 
 def make_head(preparation: Preparation, facts: Facts, argv: list[str]) -> RunRecord:

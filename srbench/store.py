@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from srbench.errors import InfrastructureError, UsageError, did_you_mean
+from srbench.locks import try_lock
 from srbench.records import (
     SCHEMA_VERSION,
     BlockRecord,
@@ -56,7 +56,7 @@ class RunWriter:
         except OSError as error:
             raise UsageError(f"{path}: cannot write ({error.strerror})") from error
         with file:
-            _lock(file, path)
+            _hold(file, path)
             writer = cls(path, file)
             writer.append([head])
             _sync_folder(path.parent)
@@ -75,7 +75,7 @@ class RunWriter:
         except OSError as error:
             raise UsageError(f"{path}: cannot write ({error.strerror})") from error
         with file:
-            _lock(file, path)
+            _hold(file, path)
             content = file.read()
             file.truncate(_sound_length(content))
             file.seek(0, os.SEEK_END)
@@ -100,40 +100,9 @@ class RunWriter:
             raise InfrastructureError(f"{self.path}: cannot write ({error.strerror})") from error
 
 
-@contextmanager
-def measuring_into(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a folder: two that measure at once measure each other.
-
-    Raises:
-        UsageError: Another process is measuring into it.
-    """
-    path = folder / ".lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+b")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot write ({error.strerror})") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().decode(errors="replace").strip() or "unknown"
-            raise UsageError(
-                f"{folder}: another srbench run (process {holder}) is measuring into it; "
-                "wait for it, or measure elsewhere with --out"
-            ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n".encode())
-        file.flush()
-        yield
-
-
-def _lock(file: IO[bytes], path: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UsageError(f"{path}: another srbench process is writing it") from error
+def _hold(file: IO[bytes], path: Path) -> None:
+    if not try_lock(file):
+        raise UsageError(f"{path}: another srbench process is writing it")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -163,8 +132,8 @@ def read_run(path: Path) -> Run:
     """Read a results file.
 
     A torn last line is ignored. Of cells written twice (a block that was repeated after a resume)
-    the later counts; cells of a block that never finished are dropped, except those of the block
-    in which the file ends.
+    the later counts. Cells of a block that never finished are dropped, except those of the block
+    in which a file without an end breaks off.
 
     Raises:
         UsageError: No such file, no results file, written by a newer srbench, or damaged.
@@ -191,9 +160,10 @@ def read_run(path: Path) -> Run:
                 cells = {key: cell for key, cell in cells.items() if key[0] != record.block}
             case EndRecord():
                 ended = not record.interrupted
+    counted = finished if ended else finished | {last_block}
     return Run(
         head=head,
-        cells=[c for c in cells.values() if c.block in finished or c.block == last_block],
+        cells=[cell for cell in cells.values() if cell.block in counted],
         fidelity=list(fidelity.values()),
         finished_blocks=finished,
         ended=ended,

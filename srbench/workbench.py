@@ -19,6 +19,8 @@ from srbench.probes.clock import synchronise, timed
 from srbench.probes.energy import measure_energy
 from srbench.probes.memory import MemoryProbe
 from srbench.registry import assignments_for, load_pipeline, option_names, parse_options
+from srbench.scratch import keep, keep_if, kept
+from srbench.wire import Message
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +38,7 @@ class Workbench:
         self._device = "cpu"
         self._monitor: Monitor | None = None
         self._image: tuple[str, NDArray[np.uint8]] | None = None
-        self._tasks: dict[type[protocol.Message], Callable[[Any], protocol.Message]] = {
+        self._tasks: dict[type[Message], Callable[[Any], Message]] = {
             protocol.Describe: self._describe,
             protocol.Load: self._load,
             protocol.Estimate: self._estimate,
@@ -48,7 +50,7 @@ class Workbench:
             protocol.Judge: self._judge,
         }
 
-    def handle(self, request: protocol.Message) -> protocol.Message:
+    def handle(self, request: Message) -> Message:
         """Do one request; whatever it raises is the caller's to turn into an outcome."""
         return self._tasks[type(request)](request)
 
@@ -129,19 +131,23 @@ class Workbench:
 
     def _upscale(self, request: protocol.Upscale) -> protocol.Timed:
         image, pipeline = self._input(request.image), self.pipeline
-        before = self._monitor.state() if self._monitor else None
+        before = self._readings()
         timing = timed(
             lambda: pipeline.upscale(image, request.scale, seed=request.seed), self._device
         )
-        after = self._monitor.state() if self._monitor else None
+        after = self._readings()
         _check_picture(timing.result, image, request.scale)
         return protocol.Timed(
             latency_ms=timing.latency_ms,
             gpu_ms=timing.gpu_ms,
             stages_ms=timing.stages_ms,
-            state={} if before is None else {"before": before, "after": after},
+            state=dict(zip(("before", "after"), before + after, strict=False)),
             output_sha256=digest(timing.result),
         )
+
+    def _readings(self) -> list[dict[str, Any]]:
+        """One reading of the card, none on CPU."""
+        return [self._monitor.state()] if self._monitor else []
 
     def _solo(self, request: protocol.Solo) -> protocol.Alone:
         from pipelines.work import WorkCounter
@@ -151,6 +157,7 @@ class Workbench:
         def upscale(seed: int = request.seed) -> NDArray[np.uint8]:
             return pipeline.upscale(image, request.scale, seed=seed)
 
+        states = self._readings()
         probe = MemoryProbe(self._device, self._monitor)
         picture = upscale()
         synchronise(self._device)
@@ -162,7 +169,9 @@ class Workbench:
         picture_float, eps = self._exact(request)
         repeats = paint_again(upscale, picture)
         other = None if request.other_seed is None else upscale(request.other_seed)
+        states += self._readings()
         energy = measure_energy(upscale, self._monitor)
+        states += self._readings()
         return protocol.Alone(
             memory=memory,
             work=counts,
@@ -170,12 +179,13 @@ class Workbench:
             energy_reason=energy.reason,
             energy=energy.to_record(),
             picture_sha256=digest(picture),
-            picture=_keep(picture, request.outputs, "picture"),
+            picture=keep(picture, request.outputs, "picture"),
             picture_float=picture_float,
             eps=eps,
             distinct_pictures=repeats.distinct,
-            repeat=_keep_if(repeats.worst, request.outputs, "repeat"),
-            other_seed=_keep_if(other, request.outputs, "other-seed"),
+            repeat=keep_if(repeats.worst, request.outputs, "repeat"),
+            other_seed=keep_if(other, request.outputs, "other-seed"),
+            states=states,
         )
 
     def _paint(self, request: protocol.Paint) -> protocol.Painted:
@@ -184,7 +194,7 @@ class Workbench:
         _check_picture(picture, image, request.scale)
         picture_float, eps = self._exact(request)
         return protocol.Painted(
-            picture=_keep(picture, request.outputs, "picture"),
+            picture=keep(picture, request.outputs, "picture"),
             picture_float=picture_float,
             eps=eps,
         )
@@ -201,7 +211,7 @@ class Workbench:
             self._input(request.image), request.scale, seed=request.seed, observe=observe
         )
         prefix = request.outputs
-        return _keep(exact, prefix, "float"), _keep_if(_joined(seen), prefix, "eps")
+        return keep(exact, prefix, "float"), keep_if(_joined(seen), prefix, "eps")
 
     def _count_work(self, request: protocol.CountWork) -> protocol.Counted:
         counts = self.pipeline.work(request.height, request.width, request.scale)
@@ -217,7 +227,7 @@ class Workbench:
             _output(request.reference_files),
             _output(request.candidate_files),
             request.device,
-            lr=_kept(request.image),
+            lr=kept(request.image),
         )
         return protocol.Judged(record=record.to_json())
 
@@ -237,25 +247,11 @@ def _joined(parts: list[NDArray[np.float32]]) -> NDArray[np.float32] | None:
     return np.concatenate([part.ravel() for part in parts])
 
 
-def _keep(values: NDArray[Any], prefix: str, name: str) -> str:
-    file = f"{prefix}-{name}.npy"
-    np.save(file, values, allow_pickle=False)
-    return file
-
-
-def _keep_if(values: NDArray[Any] | None, prefix: str, name: str) -> str | None:
-    return None if values is None else _keep(values, prefix, name)
-
-
-def _kept(file: str | None) -> Any:
-    return None if file is None else np.load(file, allow_pickle=False)
-
-
 def _output(files: dict[str, str | None]) -> Output:
     from srbench.fidelity.compare import Output
 
     return Output(
-        picture=_kept(files["picture"]),
-        picture_float=_kept(files.get("picture_float")),
-        eps=_kept(files.get("eps")),
+        picture=kept(files["picture"]),
+        picture_float=kept(files.get("picture_float")),
+        eps=kept(files.get("eps")),
     )

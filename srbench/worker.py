@@ -7,6 +7,7 @@ corrupt the protocol.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -15,7 +16,8 @@ from queue import SimpleQueue
 from typing import IO, NoReturn, Protocol
 
 from srbench.outcome import Outcome, classify
-from srbench.protocol import REQUESTS, Described, Exit, Failed, Message, decode
+from srbench.protocol import Described
+from srbench.wire import REQUESTS, Exit, Failed, Message, decode
 
 
 class Bench(Protocol):
@@ -83,6 +85,9 @@ def _listen(requests: IO[bytes], lines: SimpleQueue[bytes]) -> None:
     """Pass requests on; when the coordinator is gone, leave even in the middle of an image."""
     for line in requests:
         lines.put(line)
+    if os.getpgrp() == os.getpid():
+        # Whatever the pipeline has started would go on computing on the card that is measured next.
+        os.killpg(0, signal.SIGKILL)
     _leave()
 
 

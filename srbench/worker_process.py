@@ -12,12 +12,13 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 
 import srbench
 from pipelines.cache import cache_folder
 from srbench.outcome import Failure, Outcome, of_exit
-from srbench.protocol import REPLIES, Exit, Failed, Message, decode
+from srbench.wire import REPLIES, Exit, Failed, Message, decode
 
 _CHUNK = 1 << 16
 _PATIENCE_S = 5.0
@@ -168,9 +169,15 @@ def _environment(launch: Launch) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
     }
-    if sys.dont_write_bytecode:
+    if sys.dont_write_bytecode and not _is_compiled("torch"):
         # Every block starts fresh workers: compiling torch's and diffusers' sources anew each time
         # would triple their start. The cache keeps the installation itself untouched.
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         environment.setdefault("PYTHONPYCACHEPREFIX", str(cache_folder() / "bytecode"))
     return environment
+
+
+def _is_compiled(package: str) -> bool:
+    """Whether an installed package has its bytecode beside it, as installers leave it."""
+    found = find_spec(package)
+    return found is not None and Path(cache_from_source(str(found.origin))).is_file()

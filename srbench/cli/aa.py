@@ -14,12 +14,18 @@ from srbench.cli.measure import (
     Blocks,
     Cases,
     Gpu,
+    Inputs,
     Json,
     ListCommand,
     Out,
     Pairs,
+    Precision,
+    Resume,
     Seed,
     Sets,
+    Timeout,
+    Weights,
+    refuse_changes,
 )
 from srbench.errors import ExitCode, InfrastructureError, UsageError
 
@@ -42,27 +48,16 @@ def aa(
     ] = "s3diff-optimized",
     gpu: Gpu = None,
     cases: Cases = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Folder, mini or synthetic [default: see `srbench doctor`]")
-    ] = None,
-    inputs: Annotated[Path | None, typer.Option(help="Folder of your own images.")] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="fp32 or fp16 [default: fp16 on CUDA, fp32 on CPU]")
-    ] = None,
+    weights: Weights = None,
+    inputs: Inputs = None,
+    precision: Precision = None,
     blocks: Blocks = None,
     pairs: Pairs = None,
     seed: Seed = None,
     sets: Sets = None,
     out: Out = None,
-    resume: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[RUN]", help="Go on with an interrupted run, the newest if none is named."
-        ),
-    ] = None,
-    timeout: Annotated[
-        float | None, typer.Option(help="Seconds one image or step may take [default: 1800]")
-    ] = None,
+    resume: Resume = None,
+    timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
     """Measure a pipeline against itself: false alarms, noise, and the smallest effect to be seen.
@@ -80,8 +75,6 @@ def aa(
     fixed |= {"pairs": pairs, "seed": seed, "options": sets}
     free = {"weights": weights, "inputs": inputs, "out": out, "timeout": timeout}
     if resume is not None:
-        from srbench.cli.measure import refuse_changes
-
         refuse_changes(fixed)
         settings = load_settings(free)
         begun, path = unfinished(resume, settings.out, "aa")

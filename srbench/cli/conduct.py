@@ -17,10 +17,9 @@ if TYPE_CHECKING:
     from srbench.cli.progress import Lines
     from srbench.preparation import Preparation
     from srbench.records import Run
-    from srbench.running import Conduct
+    from srbench.running import Conduct, Looking
 
 NEWEST = "newest"
-Decided = Callable[["Run"], bool]
 
 
 def note(text: str) -> None:
@@ -28,28 +27,25 @@ def note(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def never(_: Run) -> bool:
-    """The answer of a run that goes on to its last block."""
-    return False
-
-
-def measure(preparation: Preparation, out: Path, decided: Decided = never) -> tuple[Run, Path]:
+def measure(
+    preparation: Preparation, out: Path, looking: Looking | None = None
+) -> tuple[Run, Path]:
     """Measure a new run; returns it and its file."""
     from srbench.running import begin
 
     plan = preparation.job.plan
-    with _conducted(plan.blocks * len(plan.cases) * len(plan.arms), decided) as conduct:
+    with _conducted(plan.blocks * len(plan.cases) * len(plan.arms), looking) as conduct:
         done = begin(preparation, out, sys.argv[1:], conduct)
     return done, out / done.head.profile / f"{done.head.run_id}.jsonl"
 
 
-def go_on(path: Path, begun: Run, preparation: Preparation, decided: Decided = never) -> Run:
+def go_on(path: Path, begun: Run, preparation: Preparation, looking: Looking | None = None) -> Run:
     """Go on with a run that was interrupted or killed."""
     from srbench.running import resume
 
     plan = preparation.job.plan
     blocks = plan.blocks - len(begun.finished_blocks)
-    with _conducted(blocks * len(plan.cases) * len(plan.arms), decided) as conduct:
+    with _conducted(blocks * len(plan.cases) * len(plan.arms), looking) as conduct:
         return resume(path, preparation, conduct)
 
 
@@ -76,13 +72,13 @@ def unfinished(name: str, out: Path, purpose: str) -> tuple[Run, Path]:
 
 
 @contextmanager
-def _conducted(cells: int, decided: Decided) -> Iterator[Conduct]:
+def _conducted(cells: int, looking: Looking | None) -> Iterator[Conduct]:
     from srbench.cli.progress import progress_on_stderr
-    from srbench.running import Conduct
+    from srbench.running import Conduct, Looking
 
     try:
         with progress_on_stderr(cells) as progress, _interruptible(progress) as stop:
-            yield Conduct(progress, stop, decided)
+            yield Conduct(progress, stop, looking or Looking())
     except KeyboardInterrupt:
         note("srbench: interrupted; --resume goes on")
         raise typer.Exit(ExitCode.INTERRUPTED) from None

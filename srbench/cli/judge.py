@@ -180,7 +180,7 @@ def _judgement(run: Run, policy: Policy, against: str | None, root: Path) -> Jud
     try:
         if against is None:
             return judge(run, policy, noise=noise)
-        return judge(run, policy, *resolve(against, run, root), noise=noise)
+        return judge(run, policy, *resolve(against, run.head.profile, root), noise=noise)
     except NotComparableError as error:
         return not_comparable(run, against or "", str(error))
 

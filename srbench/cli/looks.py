@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srbench.errors import UsageError
+from srbench.errors import NotComparableError, UsageError
 
 if TYPE_CHECKING:
     from srbench.records import Run
+    from srbench.running import Looking
 
 UntilDecided = Annotated[
     bool,
@@ -35,21 +36,29 @@ def planned_looks(
     """Numbers of blocks at which a new run is looked at; none unless it is sequential.
 
     Raises:
-        UsageError: An option of sequential runs in one that is not.
+        UsageError: An option of sequential runs in one that is not, or a number of blocks that is
+            no look's.
     """
     from srbench.stats.sequential import LOOKS
 
     if until_decided:
-        return [at for at, _ in LOOKS if at <= (blocks or LOOKS[-1][0])]
+        planned = [at for at, _ in LOOKS]
+        if blocks is not None and blocks not in planned:
+            *first, last = map(str, planned)
+            raise UsageError(
+                f"--blocks {blocks}: the looks of --until-decided are after {', '.join(first)} and "
+                f"{last} blocks; give one of these as the most, or leave it out"
+            )
+        return [at for at in planned if at <= (blocks or planned[-1])]
     for option, value in (("against", against), ("policy", policy)):
         if value is not None:
             raise UsageError(f"--{option}: goes with --until-decided; the gate has one of its own")
     return []
 
 
-def decided_by_gate(
-    looks: list[int], against: str | None, policy_file: Path | None, results: Path
-) -> Callable[[Run], bool]:
+def looking_by_gate(
+    looks: Sequence[int], against: str | None, policy_file: Path | None, results: Path, profile: str
+) -> Looking:
     """Whether the gate would leave no question of time open if the run ended here.
 
     Args:
@@ -57,21 +66,33 @@ def decided_by_gate(
         against: As of `srbench gate --against`.
         policy_file: As of `srbench gate --policy`.
         results: Results folder.
+        profile: Of the run.
 
     Raises:
+        NotComparableError: `against` names nothing.
         UsageError: The policy is wrong; said before anything is measured.
     """
+    from srbench.running import Looking
+
     if not looks:
-        return lambda run: False
+        return Looking()
     from srbench.baselines import resolve
-    from srbench.gate import Verdict, judge, load_policy
+    from srbench.cli.conduct import note
+    from srbench.gate import judge, load_policy, require_judgeable, time_is_decided
+    from srbench.noise import read_noise
 
     policy = load_policy(policy_file)
+    reference, name = (None, "") if against is None else resolve(against, profile, results)
+    noise = read_noise(results, profile)
+
+    def check(run: Run) -> None:
+        require_judgeable(run, policy, reference, name, noise)
 
     def decided(run: Run) -> bool:
-        reference, name = (None, "") if against is None else resolve(against, run, results)
-        checks = judge(run, policy, reference, name).checks
-        timed = [check for check in checks if check.metric in ("latency", "speedup", "time")]
-        return bool(timed) and all(check.verdict is not Verdict.INCONCLUSIVE for check in timed)
+        try:
+            return time_is_decided(judge(run, policy, reference, name).checks)
+        except NotComparableError as error:
+            note(f"the look after {len(run.finished_blocks)} blocks finds nothing: {error}")
+            return False
 
-    return decided
+    return Looking(check, decided)

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from srbench.cli.conduct import NEWEST
-from srbench.cli.looks import Against, PolicyFile, UntilDecided, decided_by_gate, planned_looks
+from srbench.cli.looks import Against, PolicyFile, UntilDecided, looking_by_gate, planned_looks
 from srbench.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -71,6 +71,13 @@ Pipelines = Annotated[
         "[default: s3diff-baseline,s3diff-optimized]"
     ),
 ]
+Weights = Annotated[
+    str | None, typer.Option(help="Folder, mini or synthetic [default: see `srbench doctor`]")
+]
+Inputs = Annotated[Path | None, typer.Option(help="Folder of your own images.")]
+Precision = Annotated[
+    str | None, typer.Option(help="fp32 or fp16 [default: fp16 on CUDA, fp32 on CPU]")
+]
 Blocks = Annotated[
     int | None, typer.Option(help="Fresh worker pairs [default: 10 on CUDA, 3 on CPU]")
 ]
@@ -81,6 +88,15 @@ Seed = Annotated[int | None, typer.Option(help="Of the order of measurement [def
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", help="key=value for all arms, PIPELINE.key=value for one; repeatable"),
+]
+Resume = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[RUN]", help="Go on with an interrupted run, the newest if none is named."
+    ),
+]
+Timeout = Annotated[
+    float | None, typer.Option(help="Seconds one image or step may take [default: 1800]")
 ]
 Out = Annotated[Path | None, typer.Option(help="Results folder [default: results]")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -95,13 +111,9 @@ def run(
     gpu: Gpu = None,
     cases: Cases = None,
     pipelines: Pipelines = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Folder, mini or synthetic [default: see `srbench doctor`]")
-    ] = None,
-    inputs: Annotated[Path | None, typer.Option(help="Folder of your own images.")] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="fp32 or fp16 [default: fp16 on CUDA, fp32 on CPU]")
-    ] = None,
+    weights: Weights = None,
+    inputs: Inputs = None,
+    precision: Precision = None,
     blocks: Blocks = None,
     pairs: Pairs = None,
     seed: Seed = None,
@@ -110,12 +122,7 @@ def run(
     ] = None,
     sets: Sets = None,
     out: Out = None,
-    resume: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[RUN]", help="Go on with an interrupted run, the newest if none is named."
-        ),
-    ] = None,
+    resume: Resume = None,
     until_decided: UntilDecided = False,
     against: Against = None,
     policy: PolicyFile = None,
@@ -126,9 +133,7 @@ def run(
             "[default: interleaved where both fit on the device]"
         ),
     ] = None,
-    timeout: Annotated[
-        float | None, typer.Option(help="Seconds one image or step may take [default: 1800]")
-    ] = None,
+    timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
     """Measure pipelines against each other, print the table and write the report."""
@@ -164,7 +169,7 @@ def run(
 def refuse_changes(fixed: dict[str, Any]) -> None:
     """Raise UsageError for an option that a run was begun with and --resume may not change."""
     for key, value in fixed.items():
-        if value:
+        if value is not None and value is not False:
             option = "set" if key == "options" else key.replace("_", "-")
             raise UsageError(f"--{option}: cannot be changed with --resume; leave it out")
 
@@ -175,8 +180,10 @@ def _begin(
     from srbench.cli.conduct import measure, note
     from srbench.preparation import prepare_run
 
-    decided = decided_by_gate(looks, against, policy, settings.out)
-    return measure(prepare_run(settings, note, looks=looks, against=against), settings.out, decided)
+    preparation = prepare_run(settings, note, looks=looks, against=against)
+    profile = preparation.profile.name
+    looking = looking_by_gate(looks, against, policy, settings.out, profile)
+    return measure(preparation, settings.out, looking)
 
 
 def _go_on(name: str, settings: Settings, policy: Path | None) -> tuple[Run, Path]:
@@ -185,8 +192,8 @@ def _go_on(name: str, settings: Settings, policy: Path | None) -> tuple[Run, Pat
 
     begun, path = unfinished(name, settings.out, "run")
     head = begun.head
-    decided = decided_by_gate(head.looks, head.against, policy, settings.out)
-    return go_on(path, begun, prepare_resume(head, settings, note), decided), path
+    looking = looking_by_gate(head.looks, head.against, policy, settings.out, head.profile)
+    return go_on(path, begun, prepare_resume(head, settings, note), looking), path
 
 
 def _count(settings: Settings, *, as_json: bool) -> None:

@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srbench.cli.looks import Against, PolicyFile, UntilDecided, decided_by_gate, planned_looks
-from srbench.cli.measure import Json, ListCommand, Out, Pairs, finish, refuse_changes
+from srbench.cli.looks import Against, PolicyFile, UntilDecided, looking_by_gate, planned_looks
+from srbench.cli.measure import (
+    Json,
+    ListCommand,
+    Out,
+    Pairs,
+    Resume,
+    Timeout,
+    finish,
+    refuse_changes,
+)
 from srbench.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from srbench.cases import Case
     from srbench.config import Settings
     from srbench.records import Run
@@ -59,16 +66,9 @@ def simulate(
     pace: Annotated[
         float, typer.Option(help="Real milliseconds that an image takes at least.", min=0)
     ] = 0.0,
-    timeout: Annotated[
-        float | None, typer.Option(help="Real seconds one step may take [default: 1800]")
-    ] = None,
+    timeout: Timeout = None,
     out: Out = None,
-    resume: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[RUN]", help="Go on with an interrupted run, the newest if none is named."
-        ),
-    ] = None,
+    resume: Resume = None,
     as_json: Json = False,
 ) -> None:
     """Run a seeded fake device through the whole path; nothing is measured, every table says so."""
@@ -110,8 +110,9 @@ def _begin(
         pairs=settings.pairs,
     )
     preparation = prepare_simulation(design, settings.out, timeout_s=settings.timeout, pace_ms=pace)
-    decided = decided_by_gate(arms["looks"], arms["against"], policy, settings.out)
-    return measure(preparation, settings.out, decided)
+    profile = preparation.profile.name
+    looking = looking_by_gate(arms["looks"], arms["against"], policy, settings.out, profile)
+    return measure(preparation, settings.out, looking)
 
 
 def _go_on(name: str, settings: Settings, pace: float, policy: Path | None) -> tuple[Run, Path]:
@@ -123,8 +124,8 @@ def _go_on(name: str, settings: Settings, pace: float, policy: Path | None) -> t
         design_of(begun.head), settings.out, timeout_s=settings.timeout, pace_ms=pace
     )
     head = begun.head
-    decided = decided_by_gate(head.looks, head.against, policy, settings.out)
-    return go_on(path, begun, preparation, decided), path
+    looking = looking_by_gate(head.looks, head.against, policy, settings.out, head.profile)
+    return go_on(path, begun, preparation, looking), path
 
 
 def _cases(settings: Settings) -> tuple[Case, ...]:

@@ -20,11 +20,13 @@ from srbench.cases import Case
 from srbench.errors import UsageError
 from srbench.fidelity.repeats import digest, paint_again
 from srbench.registry import assignments_for, option_names, parse_options
+from srbench.scratch import keep, keep_if
 from srbench.simulation import numbers, pictures
 from srbench.simulation.comparing import compare
 from srbench.simulation.noise import PROFILES, Bimodal, ProcessNoise
 from srbench.simulation.plants import Plants, disturbed, parse_plants
 from srbench.simulation.scenario import Scenario, SimulatedOptions
+from srbench.wire import Message
 
 VERSION = "1"
 _TIERS = {"fp32": "exact", "fp16": "reduced"}
@@ -47,7 +49,7 @@ class SimulatedBench:
         self._images: dict[str, NDArray[np.uint8]] = {}
         self._hashes: dict[str, str] = {}
         self._warmed = self._painted = 0
-        self._tasks: dict[type[protocol.Message], Callable[[Any], protocol.Message]] = {
+        self._tasks: dict[type[Message], Callable[[Any], Message]] = {
             protocol.Describe: self._describe,
             protocol.Load: self._load,
             protocol.Prepare: self._prepare,
@@ -57,7 +59,7 @@ class SimulatedBench:
             protocol.Judge: self._judge,
         }
 
-    def handle(self, request: protocol.Message) -> protocol.Message:
+    def handle(self, request: Message) -> Message:
         """Do one request; whatever it raises is the caller's to turn into an outcome."""
         task = self._tasks.get(type(request))
         if task is None:
@@ -131,8 +133,8 @@ class SimulatedBench:
             energy=energy,
             picture_sha256=digest(picture),
             distinct_pictures=repeats.distinct,
-            repeat=_keep_if(repeats.worst, request.outputs, "repeat"),
-            other_seed=_keep_if(other, request.outputs, "other-seed"),
+            repeat=keep_if(repeats.worst, request.outputs, "repeat"),
+            other_seed=keep_if(other, request.outputs, "other-seed"),
         )
 
     def _paint(self, request: protocol.Paint) -> protocol.Painted:
@@ -140,9 +142,9 @@ class SimulatedBench:
         eps = pictures.predicted_noise(request.seed, self._arm, self._precision)
         prefix = request.outputs
         return protocol.Painted(
-            picture=_keep(pictures.rounded(exact), prefix, "picture"),
-            picture_float=_keep(exact, prefix, "float"),
-            eps=_keep(eps, prefix, "eps"),
+            picture=keep(pictures.rounded(exact), prefix, "picture"),
+            picture_float=keep(exact, prefix, "float"),
+            eps=keep(eps, prefix, "eps"),
         )
 
     def _judge(self, request: protocol.Judge) -> protocol.Judged:
@@ -203,13 +205,3 @@ class SimulatedBench:
         if self._plants.hang == case.name:
             # As a compiler does that waits for a child of its own.
             subprocess.run([sys.executable, "-c", _ENDLESS], check=True)
-
-
-def _keep(values: NDArray[Any], prefix: str, name: str) -> str:
-    file = f"{prefix}-{name}.npy"
-    np.save(file, values, allow_pickle=False)
-    return file
-
-
-def _keep_if(values: NDArray[Any] | None, prefix: str, name: str) -> str | None:
-    return None if values is None else _keep(values, prefix, name)

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from srbench.armspec import parse_arm
 from srbench.records import Run
+from srbench.revisions import checked_out
 from srbench.store import read_run
 
 pytestmark = pytest.mark.e2e
@@ -92,3 +94,17 @@ def test_no_such_revision_and_no_repository(project: Path, project_root: Path) -
     assert done.returncode == 2
     assert "in no git repository" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_worktree_that_was_edited_is_put_right(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("SRBENCH_CACHE", str(tmp_path / "cache"))
+    arm = parse_arm("mine:Mine@old")
+    commit = checked_out(arm, pytest.fail).commit
+    file = tmp_path / "cache" / "revisions" / str(commit) / "mine.py"
+    file.write_text("raise SystemExit('edited')")
+    again = checked_out(arm, pytest.fail)
+    assert file.read_text() == VERSION.format(version="1")
+    assert again.commit == commit == git(project, "rev-parse", "old")

@@ -66,7 +66,8 @@ def test_a_reading_is_cheap_and_plausible(monitor: Monitor) -> None:
 
 def test_our_own_process_is_no_disturbance(monitor: Monitor) -> None:
     burn()
-    found = disturbances([{"compute_pids": monitor.state()["compute_pids"]}], {os.getpid()})
+    states = [{"compute_pids": monitor.state()["compute_pids"]}]
+    found = disturbances(states, {os.getpid()}, together=1)
     assert found == []
 
 

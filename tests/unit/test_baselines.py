@@ -99,7 +99,7 @@ def test_against_is_a_path_a_name_or_an_id(tmp_path: Path) -> None:
     run = make_run(seed=1)
     _promote(make_run(seed=2), tmp_path)
     other = write_run(make_run(seed=3), tmp_path)
-    found = [resolve(text, run, tmp_path) for text in ("main", str(other), other.stem)]
+    found = [resolve(text, run.head.profile, tmp_path) for text in ("main", str(other), other.stem)]
     assert [each.head.seed for each, _ in found] == [2, 3, 3]
     assert [name for _, name in found] == ["promoted 'main'", f"'{other}'", f"run '{other.stem}'"]
 
@@ -107,19 +107,19 @@ def test_against_is_a_path_a_name_or_an_id(tmp_path: Path) -> None:
 def test_nothing_to_compare_with_says_what_there_is(tmp_path: Path) -> None:
     run = make_run()
     with pytest.raises(NotComparableError, match="make one with: srbench baseline promote RUN"):
-        resolve("main", run, tmp_path)
+        resolve("main", run.head.profile, tmp_path)
     _promote(make_run(profile="l20", psnr=75.0), tmp_path)
     with pytest.raises(NotComparableError, match=r"no baseline 'main' for cpu .*, only for l20"):
-        resolve("main", run, tmp_path)
+        resolve("main", run.head.profile, tmp_path)
     _promote(run, tmp_path, "june")
     with pytest.raises(NotComparableError, match="there are: june"):
-        resolve("july", run, tmp_path)
+        resolve("july", run.head.profile, tmp_path)
     with pytest.raises(NotComparableError, match=r"no baseline 'gone/x.jsonl'"):
-        resolve("gone/x.jsonl", run, tmp_path)
+        resolve("gone/x.jsonl", run.head.profile, tmp_path)
 
 
 def test_damaged_baseline_is_not_a_missing_one(tmp_path: Path) -> None:
     made = _promote(make_run(), tmp_path)
     made.path.write_text('{"kind": "run", "schema_version": 99}\n')
     with pytest.raises(UsageError, match="schema_version 99 is newer"):
-        resolve("main", make_run(), tmp_path)
+        resolve("main", make_run().head.profile, tmp_path)

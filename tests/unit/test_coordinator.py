@@ -4,14 +4,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from pipelines.contract import WeightsSource
-from srbench.arm import Job
+from srbench.arm import Arm, Job
 from srbench.cases import Case
 from srbench.coordinator import Coordinator
 from srbench.errors import InfrastructureError, UsageError
@@ -19,7 +20,7 @@ from srbench.inputs import case_input
 from srbench.outcome import Failure
 from srbench.plan import Plan, Warmup
 from srbench.protocol import Alone, Describe, Described, Upscale
-from srbench.records import BlockRecord, CellRecord
+from srbench.records import BlockRecord, CellRecord, VoidRecord
 from srbench.registry import split_assignments
 from srbench.worker_process import WorkerProcess
 from tests.fixtures_pipelines import Bicubic, BicubicOptions
@@ -251,6 +252,47 @@ def test_finished_blocks_are_skipped(tmp_path: Path) -> None:
     assert isinstance(pictures["16x16x2"][ARM], Alone)  # made again, though block 0 was skipped
 
 
+@pytest.mark.parametrize(("finished", "looked"), [({0}, [0]), ({0, 1}, [])])
+def test_a_resumed_run_makes_no_look_that_lies_behind_it(
+    tmp_path: Path, finished: set[int], looked: list[int]
+) -> None:
+    job = make_job(tmp_path, (ARM,), cases=("16x16x2",), blocks=3, pairs=1)
+    memory, cells_at_look = Memory(), []
+
+    def decided() -> bool:
+        cells_at_look.append(len(memory.cells()))
+        return False
+
+    with Coordinator(replace(job, plan=replace(job.plan, looks=(1, 3))), memory) as coordinator:
+        coordinator.open()
+        assert coordinator.run(memory, finished, lambda: False, decided) == 3
+    assert cells_at_look == looked
+    assert {c.block for c in memory.cells()} == {0, 1, 2} - finished
+
+
+class Heated(Arm):
+    """A real arm whose card is too hot in its first solo phase."""
+
+    hot: ClassVar[list[bool]] = []
+
+    def ask(self, kind: Any, request: Any) -> Any:
+        reply = super().ask(kind, request)
+        if isinstance(reply, Alone) and self.hot:
+            reply = replace(reply, states=[{"throttle_reasons": 0x40 if self.hot.pop() else 0}])
+        return reply
+
+
+def test_a_disturbed_solo_phase_voids_its_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("srbench.coordinator.Arm", Heated)
+    monkeypatch.setattr(Heated, "hot", [False, True])
+    job = make_job(tmp_path, (ARM,), cases=("16x16x2",), blocks=1, pairs=1)
+    memory, *_ = measure(job)
+    assert [type(r) for r in memory.records] == [CellRecord, VoidRecord, CellRecord, BlockRecord]
+    assert memory.records[1].reasons == ["hardware thermal slowdown in 1 of 1 readings"]
+
+
 @pytest.mark.parametrize(
     ("arm", "sets", "changes", "error", "words"),
     [
@@ -273,23 +315,30 @@ def test_what_cannot_be_run_is_refused_first(
         coordinator.open()
 
 
-def test_workers_die_with_the_coordinator(tmp_path: Path) -> None:
+def test_workers_die_with_the_coordinator_and_so_does_what_they_started(tmp_path: Path) -> None:
     script = f"""
 import sys, time
 from pathlib import Path
+from srbench.protocol import Describe
 from srbench.worker_process import WorkerProcess
 worker = WorkerProcess(Path({str(tmp_path / "log")!r}))
+pipeline = "{FIXTURES}:Parent"
+sets = {{"": {{}}, pipeline: {{"mark": {str(tmp_path / "child")!r}}}}}
+worker.ask(Describe(arm=pipeline, pipeline=pipeline, assignments=sets), 60)
 print(worker.pid, flush=True)
 time.sleep(60)
 """
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     with parent:
         pid = int(parent.stdout.readline())
+        child = int((tmp_path / "child").read_text())
+        assert _runs(child)
         parent.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and _runs(pid):
+    while time.monotonic() < deadline and (_runs(pid) or _runs(child)):
         time.sleep(0.05)
     assert not _runs(pid)
+    assert not _runs(child)
 
 
 def _runs(pid: int) -> bool:

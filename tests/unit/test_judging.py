@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.contract import Precision, WeightsSource
 from srbench.coordinator import Coordinator
-from srbench.fidelity.compare import FLOAT_MSE_FLOOR
+from srbench.fidelity.floats import FLOAT_MSE_FLOOR
 from srbench.fidelity.roles import FP32, OTHER_SEED, REPEAT, ROLES
 from srbench.judging import Evidence, Pairing, judge_run, pairings, sides
 from srbench.outcome import Failure, Outcome

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from srbench.arm import Arm
-from srbench.opening import fit_together
-from srbench.protocol import Estimated
+from srbench.opening import fit_together, load_all
+from srbench.outcome import Failure, Outcome
+from srbench.protocol import Estimated, Loaded
 from tests.unit.test_coordinator import ARM, FIXTURES, make_job, measure
 
 SLOW = f"{FIXTURES}:Slow"
@@ -62,3 +63,45 @@ def test_an_estimate_comes_from_a_real_worker(tmp_path: Path) -> None:
         assert fit_together({ARM: arm}, job.plan.cases)
     finally:
         arm.kill()
+
+
+class Failing(Arm):
+    """Cannot tell what its images need."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self._reply = Failure(outcome, "no")
+
+    def ask(self, *_: Any) -> Any:
+        return self._reply
+
+
+@pytest.mark.parametrize(
+    ("outcome", "fits"), [(Outcome.OUT_OF_MEMORY, False), (Outcome.CRASH, True)]
+)
+def test_weights_without_room_beside_the_others_do_not_fit(outcome: Outcome, fits: bool) -> None:
+    arms = {"a": Foretelling(6, 12), "b": Failing(outcome)}
+    assert fit_together(arms, ["16x16x2"]) is fits
+
+
+class Logged(Arm):
+    """Loads nothing and tells when."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name, self._told = name, log
+
+    def load(self) -> Any:
+        self._told.append(f"load {self.name}")
+        return Loaded(load_ms=1.0, tf32=False)
+
+    def stop(self) -> None:
+        self._told.append(f"stop {self.name}")
+
+
+def test_arms_that_take_no_turns_are_not_loaded_side_by_side() -> None:
+    log: list[str] = []
+    arms = {name: Logged(name, log) for name in "ab"}
+    load_all(arms, one_by_one=True)
+    assert log == ["load a", "stop a", "load b", "stop b"]
+    log.clear()
+    load_all(arms, one_by_one=False)
+    assert log == ["load a", "load b"]

@@ -8,19 +8,8 @@ import pytest
 from pipelines.contract import PipelineError
 from srbench.errors import InfrastructureError, UsageError
 from srbench.outcome import classify, of_exit
-from srbench.protocol import (
-    REPLIES,
-    REQUESTS,
-    Counted,
-    CountWork,
-    Describe,
-    Exit,
-    Failed,
-    Load,
-    Solo,
-    Timed,
-    decode,
-)
+from srbench.protocol import Counted, CountWork, Describe, Load, Solo, Timed
+from srbench.wire import REPLIES, REQUESTS, Exit, Failed, decode
 from srbench.workbench import Workbench
 from tests.fixtures_pipelines import Bicubic, BicubicOptions
 

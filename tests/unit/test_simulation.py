@@ -167,7 +167,7 @@ def test_planted_disturbances_are_what_the_probe_looks_for(
     image: str, plant: str, attempt: int, word: str
 ) -> None:
     timed = upscale(bench(plants=plant), image, block=1, attempt=attempt, position=0)
-    found = disturbances(timed.state.values(), {1, 2})
+    found = disturbances(timed.state.values(), {1, 2}, together=2)
     assert [word in line for line in found] == ([True] if word else [])
 
 

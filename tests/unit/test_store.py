@@ -215,3 +215,12 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     path.write_text("\n".join([first, line, *rest]) + "\n")
     with pytest.raises(UsageError, match="line 2 is damaged"):
         read_run(path)
+
+
+def test_cells_of_a_block_broken_off_count_only_until_the_run_has_ended(tmp_path: Path) -> None:
+    """Killed in block 1, decided by the look at one block after the resume."""
+    records = [cell(0), block(0), cell(1)]
+    broken_off = write(tmp_path, *records)
+    assert [c.block for c in read_run(broken_off).cells] == [0, 1]
+    ended = write(tmp_path, *records, END, run_id="20260101T000001Z-cpu-abcd")
+    assert [c.block for c in read_run(ended).cells] == [0]
