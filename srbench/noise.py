@@ -14,7 +14,6 @@ from srbench.errors import UsageError
 from srbench.stats.power import minimum_detectable_effect
 from srbench.stats.sequential import look_for
 
-GEOMEAN = "geomean"
 NOISE_VERSION = 1
 
 
@@ -54,15 +53,13 @@ def smallest_margin(noise: NoiseFile, case: str, blocks: int) -> float:
 
     Args:
         noise: Of the machine.
-        case: Case name or `geomean`. A case that was not measured is taken to be as quiet as the
-            quietest that was: a margin is refused only for noise that was seen.
+        case: Case name or `geomean`, one that the file has.
         blocks: At least 2; their look says at which alpha.
 
     Returns:
         A fraction: 0.02 is 2 %.
     """
-    sd = noise.sd[case] if case in noise.sd else min(noise.sd.values())
-    return expm1(minimum_detectable_effect(sd, blocks, look_for(blocks).alpha))
+    return expm1(minimum_detectable_effect(noise.sd[case], blocks, look_for(blocks).alpha))
 
 
 def noise_path(root: Path, profile: str) -> Path:

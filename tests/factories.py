@@ -72,9 +72,12 @@ def make_run(spec: Spec | None = None, **changes: Any) -> Run:
     spec = replace(spec or Spec(), **changes)
     rng = random.Random(spec.seed)
     cells = [cell for block in range(spec.blocks) for cell in _block(spec, block, rng)]
+    head = make_head(spec)
     fidelity = [make_fidelity(spec, case, arm) for case in spec.cases for arm in spec.arms[1:]]
+    if head.precision == "fp16":
+        fidelity += [_from_fp32(case, arm) for case in spec.cases for arm in spec.arms]
     return Run(
-        head=make_head(spec),
+        head=head,
         cells=cells,
         fidelity=fidelity,
         finished_blocks=set(range(spec.blocks)),
@@ -129,6 +132,11 @@ def make_fidelity(spec: Spec, case: str, arm: str) -> FidelityRecord:
         worst_block=[64, 0],
         crops=make_crops(spec.seed) if spec.crops else {},
     )
+
+
+def _from_fp32(case: str, arm: str) -> FidelityRecord:
+    metrics = {"psnr": 52.0, "psnr_float": 53.0}
+    return FidelityRecord(case=case, pipeline=arm, reference="fp32", metrics=metrics)
 
 
 def make_crops(seed: int) -> dict[str, str]:
@@ -212,6 +220,7 @@ def _cell(spec: Spec, block: int, case: str, arm: str, times: list[float]) -> Ce
                 "color_fix": 0.03 * time,
                 "postprocess": 0.002 * time,
             },
+            output_sha256=_digest(case + arm),
         ).to_json()
         for pair, time in enumerate(times)
     ]
@@ -234,6 +243,7 @@ def _cell(spec: Spec, block: int, case: str, arm: str, times: list[float]) -> Ce
             "calls": {"unet": 2, "text_encoder": 0 if candidate else 2},
             "flops": {"unet": 3 * _pixels(case) * 10**6, "vae_decode": _pixels(case) * 10**6},
         },
+        picture_sha256=_digest(case + arm) if block == 0 else None,
     )
 
 

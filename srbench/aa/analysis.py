@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp, expm1, sqrt
+from math import exp, expm1, log1p, sqrt
 
-from srbench.aa.replay import all_blocks, false_alarms, family, measured, planted
+from srbench.aa.replay import all_blocks, false_alarms, planted
 from srbench.aa.result import AaResult, AaRow, Interval
 from srbench.errors import UsageError
-from srbench.noise import GEOMEAN, NoiseFile
+from srbench.gate.policy import Policy
+from srbench.noise import NoiseFile
 from srbench.records import Run
 from srbench.stats.effects import one_sample
-from srbench.stats.power import minimum_detectable_effect
-from srbench.stats.runs import baseline_arm, candidate_arms, order_log_ratios
+from srbench.stats.power import minimum_detectable_effect, required_blocks
+from srbench.stats.runs import (
+    GEOMEAN,
+    baseline_arm,
+    candidate_arms,
+    measured_ratios,
+    order_log_ratios,
+    with_geomean,
+)
 from srbench.stats.sequential import LOOKS, look_for
 from srbench.stats.signflip import sign_flip_p
 from srbench.stats.simultaneous import FAMILY_CONFIDENCE, simultaneous_intervals
@@ -25,10 +33,10 @@ def analyse(run: Run) -> AaResult:
         UsageError: The run has not exactly two arms, or they are not the same pipeline.
     """
     first, second = _arms(run)
-    cells = measured(run, second)
+    cells = measured_ratios(run, second, run.head.cases)
     found = {case: order_log_ratios(run, case, second) for case in cells}
-    orders = family({case: order for case, order in found.items() if order})
-    values = family(cells)
+    orders = with_geomean({case: order for case, order in found.items() if order})
+    values = with_geomean(cells)
     intervals = simultaneous_intervals({key: one_sample(d) for key, d in values.items()})
     rows = [_row(key, d, intervals[key], orders.get(key, [])) for key, d in values.items()]
     # With fewer than two blocks in any case the rule could only answer "inconclusive".
@@ -40,6 +48,7 @@ def analyse(run: Run) -> AaResult:
         blocks=len(all_blocks(cells)),
         pairs=run.head.pairs,
         confidence=FAMILY_CONFIDENCE,
+        margin=Policy().margin,
         rows=rows,
         missing=[case for case in run.head.cases if case not in cells],
         false_alarms=false_alarms(cells, run.head.seed) if testable else None,
@@ -110,6 +119,7 @@ def _row(
         sign_flip_p=sign_flip_p(values),
         sd=sd,
         mde={} if sd is None else {count: _detectable(sd, count) for count in counts},
+        blocks_for_margin=None if sd is None else _blocks_for_margin(sd),
         order=None if order is None else exp(order.estimate),
         order_interval=None if order is None else _ratios_of(order.interval()),
     )
@@ -117,6 +127,11 @@ def _row(
 
 def _detectable(sd: float, blocks: int) -> float:
     return expm1(minimum_detectable_effect(sd, blocks, look_for(blocks).alpha))
+
+
+def _blocks_for_margin(sd: float) -> int | None:
+    """At the last look's alpha, the strictest: an earlier look asks for no more."""
+    return required_blocks(log1p(Policy().margin), sd, LOOKS[-1][1])
 
 
 def _ratios_of(interval: Interval | None) -> Interval | None:

@@ -9,12 +9,10 @@ from itertools import product
 from math import log1p
 
 from srbench.aa.result import FalseAlarms, Planted
-from srbench.noise import GEOMEAN
 from srbench.records import CellRecord, Run
 from srbench.stats.effects import one_sample
-from srbench.stats.runs import block_log_ratios
-from srbench.stats.sequential import LOOKS, Decision, decide, look_for
-from srbench.stats.speedup import geometric_mean_blocks
+from srbench.stats.runs import measured_ratios, with_geomean
+from srbench.stats.sequential import LOOKS, Decision, decide, is_decided, look_for
 
 PLANTED = (0.02, 0.05)
 """Slow-downs that the gate's rule has to find in one arm's recorded times."""
@@ -28,19 +26,6 @@ MOST_PATTERNS = 2000
 
 Cells = Mapping[str, Mapping[int, float]]
 """Case -> block -> d."""
-
-
-def measured(run: Run, arm: str) -> Cells:
-    """Give d of every case that has a timed pair of both arms."""
-    found = {case: block_log_ratios(run, case, arm) for case in run.head.cases}
-    return {case: ratios for case, ratios in found.items() if ratios}
-
-
-def family(cells: Cells) -> dict[str, list[float]]:
-    """Case -> d of its blocks, and their block means as `geomean` where there are several cases."""
-    values = {case: list(ratios.values()) for case, ratios in cells.items()}
-    means = geometric_mean_blocks(list(cells.values())) if len(cells) > 1 else []
-    return values | ({GEOMEAN: means} if means else {})
 
 
 def all_blocks(cells: Cells) -> list[int]:
@@ -61,7 +46,7 @@ def sequential_decisions(cells: Cells, margin: float) -> dict[str, Decision]:
     # The last look uses all blocks, as the gate does.
     for count in [*counts[:-1], len(blocks)]:
         seen = set(blocks[:count])
-        values = family(
+        values = with_geomean(
             {
                 case: part
                 for case, ratios in cells.items()
@@ -71,8 +56,7 @@ def sequential_decisions(cells: Cells, margin: float) -> dict[str, Decision]:
         effects = {key: one_sample(d) for key, d in values.items()}
         look = look_for(min(effect.blocks for effect in effects.values()))
         decisions = decide(effects, dict.fromkeys(effects, margin), look)
-        words = {decision.verdict for decision in decisions.values()}
-        if "fail" in words or words == {"pass"}:
+        if is_decided(decision.verdict for decision in decisions.values()):
             break
     return decisions
 
@@ -112,10 +96,7 @@ def _drawn(blocks: list[int], seed: int) -> Iterator[tuple[int, ...]]:
 def _look_for(run: Run, arm: str, slowdown: float) -> Planted:
     margin = max(0.0, slowdown - HEADROOM)
     slowed = replace(run, cells=[_slowed(cell, arm, 1 + slowdown) for cell in run.cells])
-    found = {case: block_log_ratios(slowed, case, arm) for case in run.head.cases}
-    decisions = sequential_decisions(
-        {c: ratios for c, ratios in found.items() if ratios}, log1p(margin)
-    )
+    decisions = sequential_decisions(measured_ratios(slowed, arm, run.head.cases), log1p(margin))
     failing = [key for key, decision in decisions.items() if decision.verdict == "fail"]
     passing = all(decision.verdict == "pass" for decision in decisions.values())
     return Planted(

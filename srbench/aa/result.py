@@ -24,6 +24,8 @@ class AaRow:
         sd: Standard deviation of d over blocks, in log units; None with one block.
         mde: Blocks -> minimum detectable slow-down as a fraction, this run's own number among
             them; empty with one block.
+        blocks_for_margin: Fewest blocks that show a slow-down of the default margin; None with one
+            block, or where a thousand are not enough.
         order: Time of the second image of a pair / time of the first; None when all pairs were
             opened by the same arm.
         order_interval: 95 % interval of that.
@@ -37,6 +39,7 @@ class AaRow:
     sign_flip_p: float | None
     sd: float | None
     mde: dict[int, float]
+    blocks_for_margin: int | None
     order: float | None
     order_interval: Interval | None
 
@@ -93,6 +96,7 @@ class AaResult:
         blocks: Most blocks of any case.
         pairs: Pairs of a case in a block.
         confidence: Of the simultaneous intervals, for the whole family.
+        margin: The gate's default, as a fraction, which `blocks_for_margin` is about.
         rows: Cases in table order, then `geomean`.
         missing: Cases without a timed pair of both arms.
         false_alarms: None with one block.
@@ -105,6 +109,7 @@ class AaResult:
     blocks: int
     pairs: int
     confidence: float
+    margin: float
     rows: list[AaRow]
     missing: list[str]
     false_alarms: FalseAlarms | None

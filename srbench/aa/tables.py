@@ -48,7 +48,8 @@ def _title(result: AaResult) -> str:
 
 def _equality_header(result: AaResult) -> list[str]:
     family = f"all at {100 * result.confidence:g} %"
-    return ["case", "blocks", "time B/A", "95 %", family, "covers 1", "2nd/1st of a pair", "95 %"]
+    order = ["2nd/1st of a pair", "95 %"]
+    return ["case", "blocks", "time B/A", "95 %", family, "covers 1", "sign-flip p", *order]
 
 
 def _equality(row: AaRow) -> list[str]:
@@ -60,6 +61,7 @@ def _equality(row: AaRow) -> list[str]:
         _interval(row.interval),
         _interval(row.simultaneous),
         answer,
+        _NONE if row.sign_flip_p is None else f"{row.sign_flip_p:.3f}",
         _NONE if row.order is None else f"{row.order:.4f}",
         _interval(row.order_interval),
     ]
@@ -70,7 +72,8 @@ def _counts(result: AaResult) -> list[int]:
 
 
 def _detectable_header(result: AaResult) -> list[str]:
-    return ["case", "sd a block", *(f"{count} blocks" for count in _counts(result))]
+    counts = [f"{count} blocks" for count in _counts(result)]
+    return ["case", "sd a block", *counts, f"blocks for {100 * result.margin:g} %"]
 
 
 def _detectable(result: AaResult) -> list[Sequence[str]]:
@@ -79,6 +82,7 @@ def _detectable(result: AaResult) -> list[Sequence[str]]:
             row.case,
             _percent(row.sd),
             *(_percent(row.mde.get(count)) for count in _counts(result)),
+            _NONE if row.blocks_for_margin is None else str(row.blocks_for_margin),
         ]
         for row in result.rows
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -12,20 +11,18 @@ from numpy.typing import NDArray
 
 from srbench.fidelity.blocks import ErrorMap, flat_blocks
 from srbench.fidelity.crops import crops_around
+from srbench.fidelity.floats import Floats, psnr_float, relative_l2
 from srbench.fidelity.providers import Provider, open_provider
 from srbench.records import FidelityRecord
 
 if TYPE_CHECKING:
     import torch
 
-FLOAT_MSE_FLOOR = 1e-16
-"""Added to the mean squared error of float pictures: equal ones read 160 dB."""
 _OWN = "srbench (RGB, 1e-8 added to the MSE: at most 80 dB)"
 _OWN_FLOAT = "srbench (RGB float64, 1e-16 added to the MSE: at most 160 dB)"
 _PROVIDED = {"psnr": "psnr_rgb", "ssim": "ssim", "lpips": "lpips"}
 
 Picture = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +74,7 @@ def compare_outputs(
     if theirs.picture_float is None or ours.picture_float is None:
         missing["psnr_float"] = "no picture before rounding was kept"
     else:
-        metrics["psnr_float"] = _psnr_float(theirs.picture_float, ours.picture_float)
+        metrics["psnr_float"] = psnr_float(theirs.picture_float, ours.picture_float)
         providers["psnr_float"] = _OWN_FLOAT
     _measure_eps(theirs.eps, ours.eps, metrics, missing)
     errors = ErrorMap(theirs.picture, ours.picture)
@@ -146,11 +143,6 @@ def as_tensor(picture: Picture) -> torch.Tensor:
     return torch.from_numpy(channels_first).float() / 255
 
 
-def _psnr_float(reference: Floats, candidate: Floats) -> float:
-    mse = float(np.square(reference.astype(np.float64) - candidate).mean())
-    return -10 * math.log10(mse + FLOAT_MSE_FLOOR)
-
-
 def _measure_eps(
     reference: Floats | None,
     candidate: Floats | None,
@@ -160,12 +152,8 @@ def _measure_eps(
     name = "eps_relative_l2"
     if reference is None or candidate is None:
         missing[name] = "no predicted noise of both was kept"
-    elif reference.size != candidate.size:
-        missing[name] = f"{reference.size} values of one arm against {candidate.size}"
-    else:
-        theirs = reference.astype(np.float64).ravel()
-        scale = float(np.linalg.norm(theirs))
-        if scale == 0:
-            missing[name] = "the reference's predicted noise is all zeros"
-        else:
-            metrics[name] = float(np.linalg.norm(candidate.ravel() - theirs)) / scale
+        return
+    try:
+        metrics[name] = relative_l2(reference, candidate)
+    except ValueError as error:
+        missing[name] = str(error)

@@ -3,7 +3,8 @@
 from srbench.gate.checks import Check, Judgement, Verdict
 from srbench.gate.comparable import Level, environment_of, require_comparable
 from srbench.gate.policy import Policy, load_policy
-from srbench.gate.verdict import blemishes, judge, not_comparable
+from srbench.gate.sequence import time_is_decided
+from srbench.gate.verdict import blemishes, judge, not_comparable, require_judgeable
 
 __all__ = [
     "Check",
@@ -17,4 +18,6 @@ __all__ = [
     "load_policy",
     "not_comparable",
     "require_comparable",
+    "require_judgeable",
+    "time_is_decided",
 ]

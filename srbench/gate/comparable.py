@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from srbench.errors import NotComparableError
-from srbench.records import Run
+from srbench.records import Run, RunRecord
 from srbench.stats.runs import baseline_arm, candidate_arms
 
 _SAME_CARD = 0.02
@@ -171,13 +171,18 @@ def shared_cases(run: Run, reference: Run, name: str) -> list[str]:
     return shared
 
 
-def same_pipeline(run: Run, candidate: str) -> bool:
+def same_pipeline(head: RunRecord, candidate: str) -> bool:
     """Whether the candidate is the baseline's pipeline: another revision of it, or an A/A arm."""
-    if run.head.purpose == "aa":
+    if head.purpose == "aa":
         return True
-    ours, base = (run.head.arms.get(arm, {}) for arm in (candidate, baseline_arm(run)))
+    ours, base = (head.arms.get(arm, {}) for arm in (candidate, head.pipelines[0]))
     pipeline = ours.get("pipeline")
     return pipeline is not None and pipeline == base.get("pipeline")
+
+
+def of_callables(run: Run) -> bool:
+    """Whether a test suite's callables were measured: no networks, perhaps no pictures."""
+    return bool(run.head.weights.get("kind") == "none")
 
 
 def matching_arm(run: Run, candidate: str, reference: Run, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from srbench.fidelity.roles import REPEAT
 from srbench.gate.checks import Check, Question, Verdict
+from srbench.gate.comparable import of_callables
 from srbench.gate.fidelity import find_record
 from srbench.gate.policy import Policy
 from srbench.records import FidelityRecord, Run
@@ -17,28 +18,33 @@ def determinism_checks(run: Run, candidate: str, policy: Policy) -> list[Check]:
 
     Judged by the hashes of all timed pictures and by the arm's own second pictures (reference
     `repeat`). Where the baseline differs from itself too, or is not known not to, the candidate's
-    two pictures must be as close as its tier asks of two arms.
+    two pictures must be as close as its tier asks of two arms. A case without either is open, but
+    for callables of a test suite, which need not make pictures.
     """
-    if all(_pictures(run, case, candidate) is None for case in run.head.cases):
-        text = f"determinism of {candidate} was not checked: neither hashes nor second pictures"
-        question = Question("run", candidate, METRIC)
-        return [question.unmeasured(text, verdict=Verdict.SKIPPED)]
     return [_check(run, case, candidate, policy) for case in run.head.cases]
 
 
 def determinism_warnings(run: Run) -> list[str]:
-    """One line an arm whose pictures differ between processes only."""
+    """One line an arm whose pictures differ between processes only, or from the judged one only."""
     warnings = []
     for arm in run.head.pipelines:
-        cases = []
-        for case in run.head.cases:
-            blocks = _hashes(run, case, arm)
-            if all(len(block) == 1 for block in blocks) and len(set().union(*blocks)) > 1:
-                cases.append(case)
-        if cases:
+        timed = {case: _hashes(run, case, arm) for case in run.head.cases}
+        apart = [
+            case
+            for case, blocks in timed.items()
+            if all(len(block) == 1 for block in blocks) and len(set().union(*blocks)) > 1
+        ]
+        if apart:
             warnings.append(
-                f"pictures of {arm} differ from process to process in {', '.join(cases)} "
+                f"pictures of {arm} differ from process to process in {', '.join(apart)} "
                 "(autotuning?), not within one"
+            )
+        if unseen := [
+            case for case in timed if _judged(run, case, arm) - set().union(*timed[case])
+        ]:
+            warnings.append(
+                f"the judged picture of {arm} in {', '.join(unseen)}, made after --resume, is none "
+                "of those that were timed"
             )
     return warnings
 
@@ -47,7 +53,11 @@ def _check(run: Run, case: str, candidate: str, policy: Policy) -> Check:
     question = Question(case, candidate, METRIC)
     pictures = _pictures(run, case, candidate)
     if pictures is None:
-        return question.unmeasured(f"determinism {case} of {candidate} was not checked")
+        text = (
+            f"determinism {case} of {candidate} was not checked: neither hashes nor second pictures"
+        )
+        verdict = Verdict.SKIPPED if of_callables(run) else Verdict.INCONCLUSIVE
+        return question.unmeasured(text, verdict=verdict)
     if pictures == 1:
         text = f"{case} {candidate} makes one picture"
         return question.answer(Verdict.PASS, "within_limits", text, value=1, threshold=1)
@@ -99,3 +109,9 @@ def _hashes(run: Run, case: str, arm: str) -> list[set[str]]:
         if cell.outcome == "ok":
             blocks.append({str(digest) for digest in hashes if digest})
     return [block for block in blocks if block]
+
+
+def _judged(run: Run, case: str, arm: str) -> set[str]:
+    """Hashes of the pictures that the arm's fidelity was computed from."""
+    found = (r.picture_sha256 for r in run.fidelity if (r.case, r.pipeline) == (case, arm))
+    return {digest for digest in found if digest}

@@ -13,16 +13,10 @@ from statistics import median
 from srbench.gate.checks import Check, Question, Verdict
 from srbench.gate.comparable import Level, Yardstick
 from srbench.gate.policy import Policy
-from srbench.gate.ratios import (
-    GEOMEAN,
-    exponentiated,
-    geomean_blocks,
-    measured_ratios,
-    why_no_interval,
-)
+from srbench.gate.ratios import exponentiated, why_no_interval
 from srbench.records import Run
 from srbench.stats.effects import Effect, one_sample, pooled_difference, welch_difference
-from srbench.stats.runs import cells_of
+from srbench.stats.runs import GEOMEAN, cells_of, measured_ratios, with_geomean
 from srbench.stats.sequential import Decision, Look, decide, look_for
 
 
@@ -32,9 +26,7 @@ def paired_checks(run: Run, candidate: str, policy: Policy, name: str) -> list[C
     Both were interleaved, so that the block ratios alone decide: the strongest of the comparisons.
     """
     cells = measured_ratios(run, candidate, run.head.cases)
-    effects = {case: one_sample(list(ratios.values())) for case, ratios in cells.items()}
-    if blocks := geomean_blocks(cells):
-        effects[GEOMEAN] = one_sample(blocks)
+    effects = {key: one_sample(values) for key, values in with_geomean(cells).items()}
     open_checks = [
         Question(case, candidate, "latency").unmeasured(
             f"latency {case}: no timed pair of both arms"
@@ -55,10 +47,8 @@ def promoted_checks(
     ours = measured_ratios(run, candidate, cases)
     theirs = measured_ratios(yardstick.run, yardstick.arm, cases)
     shared = [case for case in cases if case in ours and case in theirs]
-    pairs = {case: (list(ours[case].values()), list(theirs[case].values())) for case in shared}
-    geomeans = [geomean_blocks({case: side[case] for case in shared}) for side in (ours, theirs)]
-    if all(geomeans):
-        pairs[GEOMEAN] = (geomeans[0], geomeans[1])
+    sides = [with_geomean({case: side[case] for case in shared}) for side in (ours, theirs)]
+    pairs = {key: (sides[0][key], sides[1][key]) for key in sides[0] if key in sides[1]}
     open_checks = [
         Question(case, candidate, "latency").unmeasured(
             f"latency {case}: no timed pair of both arms in "

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import Any
 
 from srbench.errors import UsageError
+from srbench.gate.comparable import same_pipeline
 from srbench.gate.policy import Policy
-from srbench.gate.ratios import GEOMEAN
 from srbench.noise import NoiseFile, smallest_margin
-from srbench.records import Run
+from srbench.records import RunRecord
+from srbench.stats.runs import GEOMEAN
+from srbench.stats.sequential import LOOKS
 
-MOST_BLOCKS = 16
-"""Blocks of the last planned look: what not even these can tell, no run can."""
+MOST_BLOCKS = LOOKS[-1][0]
+"""What not even the blocks of the last planned look can tell, no run can."""
 
 FRESH = timedelta(days=30)
 
 
-def require_margins(run: Run, cases: list[str], policy: Policy, noise: NoiseFile) -> list[str]:
+def holds_to_margins(head: RunRecord) -> bool:
+    """Whether the run holds a candidate to a margin even without a promoted run."""
+    return any(same_pipeline(head, candidate) for candidate in head.pipelines[1:])
+
+
+def require_margins(head: RunRecord, policy: Policy, noise: NoiseFile) -> list[str]:
     """Hold the policy's margins against the noise of an A/A run on this machine.
 
-    A margin under what 16 blocks detect would fail or pass by luck. Noise of another device says
-    nothing about this one and is not held against it; noise of another driver, or older than 30
-    days, is, with a warning.
+    A margin under what 16 blocks detect would fail or pass by luck; that of the absolute time, too,
+    since two sessions scatter no less than the arms of one. Noise of another device says nothing
+    about this one and is not held against it; noise that was measured in another way (driver,
+    precision, weights, pairs, pipeline), or longer than 30 days ago, is, with a warning.
+
+    Args:
+        head: Of the run, which need not have begun.
+        policy: For `margin` and `time_margin`.
+        noise: Of the profile.
 
     Returns:
         Warnings, one line each.
@@ -30,37 +45,58 @@ def require_margins(run: Run, cases: list[str], policy: Policy, noise: NoiseFile
         UsageError: A margin is below the smallest that can be told from the noise.
     """
     where = f"noise/{noise.profile}.json"
-    ours = run.head.fingerprint
-    device = ours.get("gpu_name") or ours.get("cpu_model")
+    device = head.fingerprint.get("gpu_name") or head.fingerprint.get("cpu_model")
     if device != noise.device_name:
         return [
             f"{where} is of {noise.device_name}, this run of {device}: margins are not held "
             "against it; make one with: srbench aa"
         ]
-    margins = {case: policy.for_case(case).margin for case in cases if case in noise.sd}
-    if len(cases) > 1 and GEOMEAN in noise.sd:
-        margins[GEOMEAN] = policy.margin
-    for case, margin in margins.items():
-        least = smallest_margin(noise, case, MOST_BLOCKS)
-        if margin < least:
+    for key, case, margin in _margins(head.cases, policy):
+        if case in noise.sd and margin < (least := smallest_margin(noise, case, MOST_BLOCKS)):
             raise UsageError(
-                f"margin {100 * margin:g} % of {case} is below {100 * least:.2g} %, the smallest "
+                f"{key} {100 * margin:g} % of {case} is below {100 * least:.2g} %, the smallest "
                 f"that {MOST_BLOCKS} blocks tell from the noise in {where} (run {noise.run_id}): "
                 "raise it in the policy, or quiet the machine and repeat srbench aa"
             )
     warnings = []
-    if missing := [case for case in cases if case not in noise.sd]:
+    if missing := [case for case in head.cases if case not in noise.sd]:
         warnings.append(f"{where} has no {', '.join(missing)}: the margin is not held against it")
-    if ours.get("driver") != noise.driver:
-        warnings.append(
-            f"{where} was measured with driver {noise.driver}, this run with {ours.get('driver')}; "
-            "repeat srbench aa"
-        )
-    age = _age(run.head.started_at, noise.measured_at)
+    warnings += [
+        f"{where} was measured with {what} {theirs}, this run with {ours}; repeat srbench aa"
+        for what, ours, theirs in _conditions(head, noise)
+        if ours != theirs
+    ]
+    age = _age(head.started_at, noise.measured_at)
     if age is None or age > FRESH:
         since = "of unknown age" if age is None else f"{age.days} days older than this run"
         warnings.append(f"{where} is {since}; repeat srbench aa")
     return warnings
+
+
+def _margins(cases: list[str], policy: Policy) -> Iterator[tuple[str, str, float]]:
+    """Key, case (or `geomean`) and value of every margin on time that the policy sets."""
+    for case in cases:
+        rules = policy.for_case(case)
+        yield "margin", case, rules.margin
+        if rules.time_margin is not None:
+            yield "time_margin", case, rules.time_margin
+    if len(cases) > 1:
+        yield "margin", GEOMEAN, policy.margin
+
+
+def _conditions(head: RunRecord, noise: NoiseFile) -> Iterator[tuple[str, Any, Any]]:
+    """What, here, there: all that the noise may depend on besides the device."""
+    yield "driver", head.fingerprint.get("driver"), noise.driver
+    yield "precision", head.precision, noise.precision
+    yield "weights", head.weights.get("label"), noise.weights
+    yield "pairs", head.pairs, noise.pairs
+    pipelines = [str(head.arms.get(arm, {}).get("pipeline", arm)) for arm in head.pipelines]
+    yield "pipeline", _names(pipelines, noise.pipeline), noise.pipeline
+
+
+def _names(pipelines: list[str], measured: str) -> str:
+    """The noise of either arm's pipeline is this run's."""
+    return measured if measured in pipelines else " and ".join(dict.fromkeys(pipelines))
 
 
 def _age(now: str, then: str) -> timedelta | None:

@@ -1,27 +1,10 @@
-"""What the checks on time share: per-block log ratios, their geometric mean, numbers as words."""
+"""What the checks on time share: intervals of ratios, and numbers as words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import exp
 
-from srbench.records import Run
 from srbench.stats.effects import Effect
-from srbench.stats.runs import block_log_ratios
-from srbench.stats.speedup import geometric_mean_blocks
-
-GEOMEAN = "geomean"
-
-
-def measured_ratios(run: Run, candidate: str, cases: list[str]) -> dict[str, dict[int, float]]:
-    """Case -> block -> d, over the cases that have any."""
-    found = {case: block_log_ratios(run, case, candidate) for case in cases}
-    return {case: ratios for case, ratios in found.items() if ratios}
-
-
-def geomean_blocks(cells: Mapping[str, Mapping[int, float]]) -> list[float]:
-    """Block means over cells; with a single cell the mean would only repeat it."""
-    return geometric_mean_blocks(list(cells.values())) if len(cells) > 1 else []
 
 
 def exponentiated(

@@ -7,15 +7,10 @@ from statistics import fmean
 
 from srbench.gate.checks import Check, Question, Verdict
 from srbench.gate.policy import Policy
-from srbench.gate.ratios import (
-    GEOMEAN,
-    exponentiated,
-    geomean_blocks,
-    measured_ratios,
-    why_no_interval,
-)
+from srbench.gate.ratios import exponentiated, why_no_interval
 from srbench.records import Run
 from srbench.stats.effects import Effect, one_sample
+from srbench.stats.runs import GEOMEAN, measured_ratios, with_geomean
 from srbench.stats.sequential import Decision, decide, look_for
 
 METRIC = "speedup"
@@ -25,13 +20,12 @@ def speedup_checks(run: Run, candidate: str, policy: Policy) -> list[Check]:
     """Speed-up of every case, and of their geometric mean, against `min_speedup`."""
     cells = measured_ratios(run, candidate, run.head.cases)
     required = {case: policy.for_case(case).min_speedup for case in cells}
+    if required:
+        required[GEOMEAN] = exp(fmean(map(log, required.values())))
     effects = {
-        case: one_sample(list(ratios.values())).shifted(log(required[case]))
-        for case, ratios in cells.items()
+        key: one_sample(values).shifted(log(required[key]))
+        for key, values in with_geomean(cells).items()
     }
-    if blocks := geomean_blocks(cells):
-        required[GEOMEAN] = exp(fmean(log(required[case]) for case in cells))
-        effects[GEOMEAN] = one_sample(blocks).shifted(log(required[GEOMEAN]))
     open_checks = [
         Question(case, candidate, METRIC).unmeasured(f"speed-up {case}: no timed pair of both arms")
         for case in run.head.cases

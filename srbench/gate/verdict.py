@@ -17,7 +17,7 @@ from srbench.gate.comparable import (
 )
 from srbench.gate.determinism import determinism_checks, determinism_warnings
 from srbench.gate.energy import energy_checks, energy_warnings
-from srbench.gate.margins import require_margins
+from srbench.gate.margins import holds_to_margins, require_margins
 from srbench.gate.outcomes import missing_cases, outcome_checks, unfinished_checks, void_warnings
 from srbench.gate.policy import Policy
 from srbench.gate.precision import own_precision_checks
@@ -80,6 +80,33 @@ def judge(
         warnings=warnings,
         on_inconclusive=policy.on_inconclusive,
     )
+
+
+def require_judgeable(
+    run: Run,
+    policy: Policy,
+    against: Run | None = None,
+    name: str = "",
+    noise: NoiseFile | None = None,
+) -> None:
+    """Refuse, before the first block, what `judge` could never answer.
+
+    Args:
+        run: Its head is enough.
+        policy: What is tolerated.
+        against: The promoted run.
+        name: What to call it in messages.
+        noise: Of this machine.
+
+    Raises:
+        NotComparableError: The run has a single arm, or the two runs may not be compared.
+        UsageError: A margin is below the noise.
+    """
+    _candidates(run)
+    if against is not None:
+        require_comparable(run, against, name)
+        _yardsticks(run, against, name)
+    _noise_warnings(run, against, policy, noise)
 
 
 def not_comparable(run: Run, name: str, message: str) -> Judgement:
@@ -149,7 +176,7 @@ def _measured(
             found += latency.promoted_checks(run, candidate, promoted, shared, policy)
             found += latency.time_checks(run, candidate, promoted, shared, policy)
             found += fidelity.promoted_checks(run, candidate, promoted, shared, policy)
-        elif same_pipeline(run, candidate):
+        elif same_pipeline(run.head, candidate):
             found += latency.paired_checks(run, candidate, policy, base.name)
             found += _resources(run, {candidate: base}, run.head.cases, policy)
         else:
@@ -193,18 +220,20 @@ def _named(checks: list[Check], candidate: str) -> list[Check]:
 def _measured_warnings(
     run: Run, against: Run | None, policy: Policy, noise: NoiseFile | None, checks: list[Check]
 ) -> list[str]:
-    margin_gates = against is not None or any(
-        same_pipeline(run, candidate) for candidate in candidate_arms(run)
-    )
-    warnings: list[str] = []
-    if noise is not None and margin_gates:
-        warnings += require_margins(run, run.head.cases, policy, noise)
     return [
-        *warnings,
+        *_noise_warnings(run, against, policy, noise),
         *determinism_warnings(run),
         *energy_warnings(run),
         *_unproven(checks),
     ]
+
+
+def _noise_warnings(
+    run: Run, against: Run | None, policy: Policy, noise: NoiseFile | None
+) -> list[str]:
+    if noise is None or (against is None and not holds_to_margins(run.head)):
+        return []
+    return require_margins(run.head, policy, noise)
 
 
 def _unproven(checks: list[Check]) -> list[str]:

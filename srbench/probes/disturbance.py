@@ -46,18 +46,20 @@ def throttle_names(mask: int) -> list[str]:
     return [name for bit, name in known.items() if mask & bit]
 
 
-def disturbances(states: Iterable[Reading], own_pids: Collection[int]) -> list[str]:
+def disturbances(states: Iterable[Reading], own_pids: Collection[int], together: int) -> list[str]:
     """Why a block does not count.
 
     Args:
         states: Readings before and after each of its images.
         own_pids: Workers that had the card in this block, ended ones included.
+        together: Most of them that are alive at a time: the arms where they take turns, 1 where
+            one leaves before the next starts.
 
     Returns:
         One line a finding; none when nothing disturbed it or nothing could be read.
     """
     readings = list(states)
-    foreign = _foreign(readings, own_pids)
+    foreign = _foreign(readings, own_pids, together)
     return [*_throttled(readings), *([foreign] if foreign else [])]
 
 
@@ -68,20 +70,19 @@ def tags(states: Iterable[Reading]) -> list[str]:
     return [f"{name} in {100 * share:.0f} % of readings" for name, share in shares.items() if share]
 
 
-def exclusive(states: Iterable[Reading], own_pids: Collection[int] = ()) -> str | None:
+def exclusive(states: Iterable[Reading]) -> str | None:
     """Why the card is not ours alone, or None.
 
-    For the start of a run. A card may also be busy with processes that the driver does not list to
-    a container, so it must not be at work in *every* reading: give several over more than a second,
-    or one that an earlier process left busy looks foreign.
+    For the start of a run, before its first worker: every listed process is foreign. A card may
+    also be busy with processes that the driver does not list to a container, so it must not be at
+    work in *every* reading: give several over more than a second, or one that an earlier process
+    left busy looks foreign.
 
     Args:
-        states: Readings while none of our workers computes.
-        own_pids: Workers that have the card already.
+        states: Readings while none of our workers lives.
     """
     readings = list(states)
-    foreign = _foreign(readings, own_pids)
-    if foreign:
+    if foreign := _foreign(readings, own_pids=(), together=0):
         return foreign
     busy = [reading.get("utilization_pct") for reading in readings]
     known = [int(percent) for percent in busy if percent is not None]
@@ -126,12 +127,13 @@ def _throttled(readings: Sequence[Reading]) -> list[str]:
     return found
 
 
-def _foreign(readings: Sequence[Reading], own_pids: Collection[int]) -> str | None:
+def _foreign(readings: Sequence[Reading], own_pids: Collection[int], together: int) -> str | None:
     """Foreign compute processes in any reading.
 
     Where one of our own ids is listed the driver counts processes as we do, and every other id is
     foreign. Where none ever is, we are in a container and the driver lists the host's ids: then
-    more processes than we have is all that can be told. An id of 0 is a process the driver hides.
+    more processes at a time than we have together is all that can be told. An id of 0 is a process
+    the driver hides.
     """
     listings = [pids for r in readings if (pids := r.get("compute_pids")) is not None]
     own = set(own_pids)
@@ -142,8 +144,8 @@ def _foreign(readings: Sequence[Reading], own_pids: Collection[int]) -> str | No
         named = ", ".join(str(pid) for pid in sorted(foreign) if pid)
         return f"foreign compute process on the card: {f'pid {named}' if named else 'id hidden'}"
     most = max((_processes(pids) for pids in listings), default=0)
-    if most > len(own):
-        return f"{most} compute processes on the card, {len(own)} of them ours"
+    if most > together:
+        return f"{most} compute processes on the card, {together} of them ours"
     return None
 
 

@@ -22,9 +22,6 @@ POLL_S = 0.02
 AVERAGED_OVER_S = 1.0
 """On GA10x and newer `power_w` is the mean of the last second: the first one is not the image's."""
 
-AGREEMENT = 0.05
-"""Counter and polled power of one sensor may differ by its update steps, hardly by more."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Energy:
@@ -60,13 +57,6 @@ class Energy:
             "window_s": self.window_s,
             "images": self.images,
         }
-
-    @property
-    def agrees(self) -> bool | None:
-        """Whether counter and polled power are within 5 %; None where one of them is missing."""
-        if self.gross_j is None or self.polled_j is None:
-            return None
-        return abs(self.polled_j - self.gross_j) <= AGREEMENT * self.gross_j
 
 
 def measure_energy(

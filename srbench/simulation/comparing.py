@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from srbench.fidelity.blocks import MSE_FLOOR, ErrorMap, flat_blocks
 from srbench.fidelity.crops import crops_around
+from srbench.fidelity.floats import psnr_float, relative_l2
 from srbench.protocol import Judge
 from srbench.records import FidelityRecord
 
-FLOAT_MSE_FLOOR = 1e-16
 _MISSING = "simulated: no metric with a network is computed"
 _PROVIDER = "srbench simulation (RGB, 1e-8 added to the MSE: at most 80 dB)"
 _PROVIDER_FLOAT = "srbench simulation (RGB float64, 1e-16 added to the MSE: at most 160 dB)"
@@ -36,7 +36,7 @@ def compare(request: Judge) -> FidelityRecord:
     worst, band = errors.worst_block(), errors.worst_band()
     levels = theirs["picture"].astype(np.int16) - ours["picture"]
     metrics = {
-        "psnr": _decibels(float(np.square(levels / 255).mean()), MSE_FLOOR),
+        "psnr": -10 * math.log10(float(np.square(levels / 255).mean()) + MSE_FLOOR),
         "worst_block_psnr": worst.psnr_db,
         "worst_band_psnr": band.psnr_db,
         "flat_blocks": float(flat_blocks(theirs["picture"], ours["picture"])),
@@ -45,12 +45,10 @@ def compare(request: Judge) -> FidelityRecord:
     providers = dict.fromkeys(("psnr", "worst_block_psnr", "worst_band_psnr"), _PROVIDER)
     missing = dict.fromkeys(("ssim", "lpips"), _MISSING)
     if "picture_float" in theirs and "picture_float" in ours:
-        exact = theirs["picture_float"].astype(np.float64) - ours["picture_float"]
-        metrics["psnr_float"] = _decibels(float(np.square(exact).mean()), FLOAT_MSE_FLOOR)
+        metrics["psnr_float"] = psnr_float(theirs["picture_float"], ours["picture_float"])
         providers["psnr_float"] = _PROVIDER_FLOAT
     if "eps" in theirs and "eps" in ours:
-        distance = float(np.linalg.norm(theirs["eps"] - ours["eps"]))
-        metrics["eps_relative_l2"] = distance / float(np.linalg.norm(theirs["eps"]))
+        metrics["eps_relative_l2"] = relative_l2(theirs["eps"], ours["eps"])
     return FidelityRecord(
         case=request.case,
         pipeline=request.pipeline,
@@ -65,10 +63,6 @@ def compare(request: Judge) -> FidelityRecord:
 
 def _load(files: dict[str, str | None]) -> dict[str, NDArray[Any]]:
     return {name: np.load(file, allow_pickle=False) for name, file in files.items() if file}
-
-
-def _decibels(mse: float, floor: float) -> float:
-    return -10 * math.log10(mse + floor)
 
 
 def _crops(

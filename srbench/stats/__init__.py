@@ -6,8 +6,8 @@ process share its memory layout, clocks and neighbours and are not independent (
 """
 
 from srbench.stats.effects import Effect, one_sample, pooled_difference, welch_difference
-from srbench.stats.power import minimum_detectable_effect, required_blocks, t_test_power
-from srbench.stats.sequential import Decision, Look, decide, holm, look_for
+from srbench.stats.power import minimum_detectable_effect, required_blocks
+from srbench.stats.sequential import Decision, Look, decide, holm, is_decided, look_for
 from srbench.stats.signflip import sign_flip_p
 from srbench.stats.simultaneous import simultaneous_intervals
 from srbench.stats.speedup import Speedup, geometric_mean_blocks, paired_log_ratio, speedup
@@ -25,6 +25,7 @@ __all__ = [
     "find_segments",
     "geometric_mean_blocks",
     "holm",
+    "is_decided",
     "look_for",
     "mad",
     "median",
@@ -38,6 +39,5 @@ __all__ = [
     "simultaneous_intervals",
     "speedup",
     "summarize",
-    "t_test_power",
     "welch_difference",
 ]

@@ -14,27 +14,6 @@ POWER = 0.8
 """The usual power at which a minimum detectable effect is stated."""
 
 
-def t_test_power(effect: float, sd: float, blocks: int, alpha: float) -> float:
-    """Probability that the test finds a slow-down.
-
-    Args:
-        effect: True mean of d, in log units.
-        sd: Standard deviation of d over blocks, in log units, > 0.
-        blocks: Number of blocks, at least 2.
-        alpha: One-sided level.
-
-    Raises:
-        ValueError: No standard deviation above 0, or fewer than 2 blocks.
-    """
-    _check(sd, blocks)
-    if sd == 0:
-        raise ValueError("sd must be above 0")
-    from scipy.special import nctdtr
-
-    dof = blocks - 1
-    return 1 - float(nctdtr(dof, effect / sd * sqrt(blocks), t_quantile(dof, alpha)))
-
-
 def minimum_detectable_effect(sd: float, blocks: int, alpha: float, power: float = POWER) -> float:
     """The smallest slow-down, in log units, that is found with probability `power`.
 

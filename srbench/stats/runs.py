@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import log
 from statistics import median
 
 from srbench.errors import SrbenchError
 from srbench.records import CellRecord, Run
 from srbench.stats.speedup import geometric_mean_blocks, paired_log_ratio
+
+GEOMEAN = "geomean"
+"""Key of the geometric mean over cases, beside their names."""
 
 
 def baseline_arm(run: Run) -> str:
@@ -57,10 +60,26 @@ def block_log_ratios(run: Run, case: str, candidate: str) -> dict[int, float]:
     return ratios
 
 
+def measured_ratios(run: Run, candidate: str, cases: Iterable[str]) -> dict[str, dict[int, float]]:
+    """Case -> block -> d, over the cases that have a timed pair of both arms."""
+    found = {case: block_log_ratios(run, case, candidate) for case in cases}
+    return {case: ratios for case, ratios in found.items() if ratios}
+
+
+def with_geomean(cells: Mapping[str, Mapping[int, float]]) -> dict[str, list[float]]:
+    """Case -> d of its blocks, and the block means over cases as `geomean`.
+
+    With a single case the mean would only repeat it; without a block that all cases have there is
+    none.
+    """
+    values = {case: list(ratios.values()) for case, ratios in cells.items()}
+    means = geometric_mean_blocks(list(cells.values())) if len(cells) > 1 else []
+    return values | ({GEOMEAN: means} if means else {})
+
+
 def geomean_log_ratios(run: Run, cases: Iterable[str], candidate: str) -> list[float]:
     """Per-block mean of d over those of the cases that have any block."""
-    cells = [block_log_ratios(run, case, candidate) for case in cases]
-    return geometric_mean_blocks([cell for cell in cells if cell])
+    return geometric_mean_blocks(list(measured_ratios(run, candidate, cases).values()))
 
 
 def order_log_ratios(run: Run, case: str, candidate: str) -> dict[int, float]:

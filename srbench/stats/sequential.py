@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,6 +60,19 @@ def look_for(blocks: int) -> Look:
         return Look(FIXED_LOOK_ALPHA, fixed=True, number=0)
     number, alpha = reached[-1]
     return Look(alpha, fixed=False, number=number)
+
+
+def is_decided(verdicts: Iterable[str]) -> bool:
+    """Whether a sequential run ends at this look: the one stop rule, whoever walks the looks.
+
+    A proven slow-down ends it, since no later look could take it back; else it ends when no
+    question is open. Nothing asked is nothing decided.
+
+    Args:
+        verdicts: `pass`, `fail` or `inconclusive` of every hypothesis at this look.
+    """
+    words = set(verdicts)
+    return "fail" in words or (bool(words) and "inconclusive" not in words)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

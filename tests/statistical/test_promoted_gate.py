@@ -11,7 +11,16 @@ import pytest
 from numpy.typing import NDArray
 
 from srbench.simulation.noise import PROFILES
-from srbench.stats import Decision, Effect, decide, look_for, pooled_difference, welch_difference
+from srbench.stats import (
+    Decision,
+    Effect,
+    decide,
+    is_decided,
+    look_for,
+    pooled_difference,
+    welch_difference,
+)
+from srbench.stats.sequential import LOOKS
 from tests.statistical.conftest import Note
 from tests.statistical.procedure import draw, word
 
@@ -31,12 +40,12 @@ def _decisions(ours: Floats, theirs: Floats, how: Difference, margin: float) -> 
 
 
 def _sequential(ours: Floats, theirs: Floats, margin: float) -> str:
-    verdict = "inconclusive"
-    for blocks in (6, 10, 16):
-        verdict = word(_decisions(ours[:blocks], theirs, welch_difference, margin))
-        if verdict != "inconclusive":
+    decisions: list[Decision] = []
+    for blocks, _ in LOOKS:
+        decisions = _decisions(ours[:blocks], theirs, welch_difference, margin)
+        if is_decided(decision.verdict for decision in decisions):
             break
-    return verdict
+    return word(decisions)
 
 
 def _rates(

@@ -12,7 +12,7 @@ from srbench.aa import aa_markdown, aa_table, analyse, noise_file
 from srbench.errors import UsageError
 from srbench.noise import smallest_margin
 from srbench.records import Run
-from srbench.stats import one_sample
+from srbench.stats import one_sample, required_blocks
 from srbench.stats.runs import block_log_ratios, order_log_ratios
 from tests.factories import CASES, TYPICAL, Noise, change_cell, change_head, make_run
 
@@ -60,6 +60,9 @@ def test_equal_arms_pass_and_every_number_has_its_source() -> None:
     assert sorted(row.mde) == [6, 10, 16]
     assert row.mde[6] > row.mde[10] > row.mde[16] > 0
     assert row.sign_flip_p is not None
+    assert row.sd is not None
+    assert row.blocks_for_margin == required_blocks(log(1.05), row.sd, 0.003)
+    assert f"{row.sign_flip_p:.3f}" in aa_table(result)
     assert result.pipeline == PIPELINE
 
 
@@ -190,6 +193,7 @@ def test_json_is_complete_and_tables_agree() -> None:
     assert content["rows"][0]["mde"]["10"] == result.rows[0].mde[10]
     for text in (aa_table(result), aa_markdown(result)):
         assert f"{result.rows[-1].ratio:.4f}" in text
+        assert "blocks for 5 %" in text
         assert "planted slow-down of 5 %, margin 3 %: found" in text
         assert "verdict: PASS" in text
     assert all(line.startswith("|") for line in aa_markdown(result).split("\n\n")[2].splitlines())

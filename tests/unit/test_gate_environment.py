@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from srbench.errors import ExitCode, NotComparableError, UsageError
-from srbench.gate import Judgement, Level, Policy, Verdict, environment_of, judge
+from srbench.gate import (
+    Judgement,
+    Level,
+    Policy,
+    Verdict,
+    environment_of,
+    judge,
+    require_judgeable,
+)
 from srbench.gate.policy import parse_policy
 from srbench.noise import NoiseFile
 from srbench.records import Run
@@ -30,7 +38,7 @@ NOISE = NoiseFile(
     measured_at="2025-01-01T00:00:00+00:00",
     pipeline=OPTIMIZED,
     precision="fp32",
-    weights="mini",
+    weights="mini (synthetic)",
     pairs=5,
     blocks=10,
     sd={**dict.fromkeys(CASES, 0.01), "geomean": 0.005},
@@ -145,6 +153,33 @@ def test_the_margin_of_one_case_and_of_the_mean_are_held_too() -> None:
         judge(run, mean, promoted, NAME, NOISE)
 
 
+def test_the_margin_of_the_absolute_time_is_held_as_well() -> None:
+    run, promoted = make_run(seed=1), make_run(seed=100)
+    fine = judge(run, Policy(time_margin=0.2), promoted, NAME, NOISE)
+    assert fine.exit_code == ExitCode.OK
+    with pytest.raises(UsageError, match=r"^time_margin 0.5 % of 48x32x4 is below 1"):
+        judge(run, Policy(time_margin=0.005), promoted, NAME, NOISE)
+
+
+def test_margins_are_held_against_a_head_alone() -> None:
+    """Before anything is measured."""
+    run = replace(make_run(seed=1), cells=[], fidelity=[], finished_blocks=set(), ended=False)
+    tight, promoted = Policy(margin=0.001), make_run(seed=100)
+    require_judgeable(run, tight, noise=NOISE)  # asked for a speed-up, no margin
+    require_judgeable(run, Policy(), promoted, NAME, NOISE)
+    with pytest.raises(UsageError, match="is below"):
+        require_judgeable(run, tight, promoted, NAME, NOISE)
+    with pytest.raises(UsageError, match="is below"):
+        require_judgeable(change_head(run, purpose="aa"), tight, noise=NOISE)
+
+
+def test_what_could_never_be_judged_is_refused_from_the_head_alone() -> None:
+    run = replace(make_run(seed=1), cells=[])
+    for change in ({"precision": "fp16"}, {"pipelines": [BASELINE]}, {"cases": ["9x9x4"]}):
+        with pytest.raises(NotComparableError):
+            require_judgeable(change_head(run, **change), Policy(), make_run(seed=100), NAME)
+
+
 def test_margins_are_held_where_they_gate() -> None:
     tight = Policy(margin=0.001)
     assert judge(make_run(), tight, noise=NOISE).exit_code == ExitCode.OK  # speed-up, no margin
@@ -160,6 +195,13 @@ def test_margins_are_held_where_they_gate() -> None:
         ({"measured_at": "2024-11-01T00:00:00+00:00"}, "is 62 days older than this run"),
         ({"measured_at": "soon"}, "is of unknown age"),
         ({"driver": "550.1"}, "was measured with driver 550.1, this run with None"),
+        ({"precision": "fp16"}, "was measured with precision fp16, this run with fp32"),
+        ({"weights": "S3Diff"}, "was measured with weights S3Diff, this run with mini (synthetic)"),
+        ({"pairs": 3}, "was measured with pairs 3, this run with 5"),
+        (
+            {"pipeline": "other"},
+            f"was measured with pipeline other, this run with {BASELINE} and {OPTIMIZED}",
+        ),
         ({"sd": {CASES[0]: 0.01}}, "has no 64x64x2, 96x64x2: the margin is not held"),
     ],
 )

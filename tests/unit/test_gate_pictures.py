@@ -11,14 +11,20 @@ import pytest
 from srbench.errors import ExitCode
 from srbench.gate import Check, Judgement, Policy, Verdict, judge
 from srbench.gate.policy import parse_policy
-from srbench.records import FidelityRecord, Run
-from tests.factories import BASELINE, CASES, OPTIMIZED, change_fidelity, make_run
+from srbench.records import CellRecord, FidelityRecord, Run
+from tests.factories import BASELINE, CASES, OPTIMIZED, change_fidelity, change_head, make_run
 
 
 def _half_precision(**metrics: float) -> Run:
     """A run in fp16 whose case 0 has the given metrics between the arms besides PSNR."""
     run = make_run(profile="a10", psnr=45.0, worst_block=35.0)
     return change_fidelity(run, 0, metrics=run.fidelity[0].metrics | metrics)
+
+
+def _without_fp32(run: Run) -> Run:
+    """The run as if nothing had been computed in float32 for case 0."""
+    kept = [r for r in run.fidelity if (r.case, r.reference) != (CASES[0], "fp32")]
+    return replace(run, fidelity=kept)
 
 
 def _role(run: Run, role: str, arm: str, **changes: Any) -> Run:
@@ -67,13 +73,27 @@ def test_the_tolerated_drop_is_the_policy_s() -> None:
 
 def test_in_fp32_the_baseline_is_the_reference_and_in_fp16_a_missing_one_is_told() -> None:
     assert _found(judge(make_run(), Policy()), "psnr_vs_fp32") == []
-    (check,) = _found(judge(_half_precision(), Policy()), "psnr_vs_fp32")
-    assert (check.verdict, check.reason_code) == (Verdict.SKIPPED, "not_measured")
+    judgement = judge(_without_fp32(_half_precision()), Policy())
+    assert judgement.exit_code == ExitCode.INCONCLUSIVE
+    (check,) = _found(judgement, "psnr_vs_fp32")
+    assert (check.verdict, check.reason_code) == (Verdict.INCONCLUSIVE, "not_measured")
+    assert check.message == "fp32 reference of 48x32x4: not measured"
+
+
+def test_callables_of_a_test_suite_have_no_fp32_reference() -> None:
+    run = change_head(_without_fp32(_half_precision()), precision="native", cases=CASES[:1])
+    assert _found(judge(run, Policy()), "psnr_vs_fp32") == []
 
 
 @pytest.mark.parametrize(
     ("outcome", "code", "verdict"),
-    [("oom", 0, Verdict.SKIPPED), ("crash", 3, Verdict.INCONCLUSIVE), ("invalid", 1, Verdict.FAIL)],
+    [
+        ("oom", 0, Verdict.SKIPPED),
+        ("unsupported", 0, Verdict.SKIPPED),
+        ("timeout", 3, Verdict.INCONCLUSIVE),
+        ("crash", 3, Verdict.INCONCLUSIVE),
+        ("invalid", 3, Verdict.INCONCLUSIVE),
+    ],
 )
 def test_a_reference_that_could_not_be_computed(outcome: str, code: int, verdict: Verdict) -> None:
     run = _half_precision()
@@ -86,9 +106,20 @@ def test_a_reference_that_could_not_be_computed(outcome: str, code: int, verdict
     assert check.message.endswith("why")
 
 
+def test_nan_of_the_candidate_alone_is_its_own() -> None:
+    nan = {"outcome": "invalid", "reason": f"{OPTIMIZED} computed NaN"}
+    run = _role(_half_precision(), "fp32", OPTIMIZED, **nan)
+    judgement = judge(run, Policy())
+    assert judgement.exit_code == ExitCode.REGRESSION
+    (check,) = _found(judgement, "psnr_vs_fp32")
+    assert (check.verdict, check.reason_code) == (Verdict.FAIL, "invalid")
+    alone = _role(_without_fp32(run), "fp32", OPTIMIZED, **nan)
+    assert judge(alone, Policy()).exit_code == ExitCode.INCONCLUSIVE
+
+
 def test_half_a_comparison_with_fp32_stays_open() -> None:
     for arm in (BASELINE, OPTIMIZED):
-        run = _role(_half_precision(), "fp32", arm, metrics={"psnr": 48.0})
+        run = _role(_without_fp32(_half_precision()), "fp32", arm, metrics={"psnr": 48.0})
         assert judge(run, Policy()).exit_code == ExitCode.INCONCLUSIVE
     empty = _from_fp32(_half_precision(), {"ssim": 1.0}, {"ssim": 1.0})
     assert judge(empty, Policy()).exit_code == ExitCode.INCONCLUSIVE
@@ -122,6 +153,7 @@ def _hashed(run: Run, picture: Callable[[str, int, int], str]) -> Run:
     cells = [
         replace(
             cell,
+            picture_sha256=None,
             samples=[
                 sample | {"output_sha256": picture(cell.pipeline, cell.block, sample["pair"])}
                 for sample in cell.samples
@@ -130,6 +162,11 @@ def _hashed(run: Run, picture: Callable[[str, int, int], str]) -> Run:
         for cell in run.cells
     ]
     return replace(run, cells=cells)
+
+
+def _hashless(cell: CellRecord) -> CellRecord:
+    samples = [sample | {"output_sha256": ""} for sample in cell.samples]
+    return replace(cell, samples=samples, picture_sha256=None)
 
 
 def _candidate_differs(run: Run) -> Run:
@@ -149,12 +186,24 @@ def test_the_same_picture_passes() -> None:
 
 
 def test_unchecked_is_not_passed() -> None:
-    checks = [c for c in judge(make_run(), Policy()).checks if c.metric == "determinism"]
-    assert [check.verdict for check in checks] == [Verdict.SKIPPED]
-    run = _hashed(make_run(), lambda *_: "same")
-    cells = [replace(c, samples=[]) if c.case == CASES[0] else c for c in run.cells]
-    (check,) = _found(judge(replace(run, cells=cells), Policy()), "determinism")
-    assert check.verdict is Verdict.INCONCLUSIVE
+    """Whether all cases or one lack their hashes, as files of an older srbench do."""
+    run = make_run()
+    for unhashed in (CASES, CASES[:1]):
+        cells = [_hashless(cell) if cell.case in unhashed else cell for cell in run.cells]
+        judgement = judge(replace(run, cells=cells), Policy())
+        assert judgement.exit_code == ExitCode.INCONCLUSIVE
+        found = [c for c in judgement.checks if c.metric == "determinism"]
+        open_cases = [c.case for c in found if c.verdict is Verdict.INCONCLUSIVE]
+        assert open_cases == unhashed
+        assert found[0].message == (
+            "determinism 48x32x4 of s3diff-optimized was not checked: "
+            "neither hashes nor second pictures"
+        )
+    weights = {"kind": "none", "digest": "", "synthetic": False, "label": "none: callables"}
+    callables = change_head(replace(run, cells=list(map(_hashless, run.cells))), weights=weights)
+    judgement = judge(callables, Policy())
+    assert judgement.exit_code == ExitCode.OK
+    assert {c.verdict for c in judgement.checks if c.metric == "determinism"} == {Verdict.SKIPPED}
 
 
 def test_a_timed_picture_other_than_the_judged_one_fails() -> None:
@@ -233,3 +282,13 @@ def test_processes_that_differ_are_a_warning() -> None:
         "pictures of s3diff-optimized differ from process to process in 48x32x4, 64x64x2, 96x64x2 "
         "(autotuning?), not within one"
     ]
+
+
+def test_a_judged_picture_that_was_never_timed_is_a_warning() -> None:
+    """A resumed run makes its pictures again; they should be those of the timed images."""
+    run = _hashed(make_run(), lambda *_: "same")
+    for digest, warnings in (("same", 0), ("another", 1)):
+        judged = [replace(record, picture_sha256=digest) for record in run.fidelity]
+        judgement = judge(replace(run, fidelity=judged), Policy())
+        assert judgement.exit_code == ExitCode.OK
+        assert len([w for w in judgement.warnings if "made after --resume" in w]) == warnings

@@ -90,11 +90,6 @@ def test_smallest_margin_is_what_80_per_cent_power_needs(blocks: int, alpha: flo
     assert smallest_margin(NOISE, "64x64x2", blocks) == pytest.approx(expected)
 
 
-def test_unmeasured_case_is_refused_only_for_noise_that_was_seen() -> None:
-    quietest = smallest_margin(NOISE, "geomean", 16)
-    assert smallest_margin(NOISE, "512x512x2", 16) == quietest
-
-
 def _streamed(profile: str, seeds: int, bimodal: Bimodal | None = None) -> np.ndarray[Any, Any]:
     """d of one cell of 5 ABBA pairs, as two workers that never meet would produce it."""
     found = []

@@ -15,9 +15,11 @@ MIB = 2**20
 
 
 def test_the_timed_span_is_the_call() -> None:
+    before = time.perf_counter()
     timing = timed(lambda: time.sleep(0.05) or "done", "cpu")
+    around_ms = 1e3 * (time.perf_counter() - before)
     assert timing.result == "done"
-    assert 50 <= timing.latency_ms < 500
+    assert 50 <= timing.latency_ms <= around_ms
     assert timing.gpu_ms is None
     assert timing.stages_ms == {}
 

@@ -38,16 +38,18 @@ def listing(*pids: list[int] | None) -> list[dict[str, Any]]:
     ],
 )
 def test_heat_and_brakes_void_a_block(mask: int, line: str) -> None:
-    assert disturbances(readings(0x4, mask | 0x4, 0x1, temperature_c=88), OURS) == [line]
+    assert disturbances(readings(0x4, mask | 0x4, 0x1, temperature_c=88), OURS, together=2) == [
+        line
+    ]
 
 
 @pytest.mark.parametrize("mask", [0x0, 0x1, 0x2, 0x4, 0x10, 0x100, 0x117])
 def test_power_capping_and_idling_are_normal(mask: int) -> None:
-    assert disturbances(readings(mask, mask), OURS) == []
+    assert disturbances(readings(mask, mask), OURS, together=2) == []
 
 
 def test_every_kind_of_heat_is_a_line_of_its_own() -> None:
-    assert len(disturbances(readings(0x20, 0x40, 0x80, 0x08), OURS)) == 4
+    assert len(disturbances(readings(0x20, 0x40, 0x80, 0x08), OURS, together=2)) == 4
 
 
 def test_tags_tell_the_share_of_capped_readings() -> None:
@@ -59,7 +61,7 @@ def test_tags_tell_the_share_of_capped_readings() -> None:
 @given(st.lists(st.integers(0, 0xFFFF), max_size=8))
 def test_a_block_counts_exactly_when_no_voiding_bit_is_set(masks: list[int]) -> None:
     voiding = any(mask & bit for mask in masks for bit in VOIDING_REASONS)
-    assert bool(disturbances(readings(*masks), ())) == voiding
+    assert bool(disturbances(readings(*masks), (), together=0)) == voiding
 
 
 def test_names_of_a_mask() -> None:
@@ -92,12 +94,30 @@ def test_names_of_a_mask() -> None:
     ],
 )
 def test_foreign_processes(pids: list[list[int] | None], finding: str | None) -> None:
-    assert disturbances(listing(*pids), OURS) == ([finding] if finding else [])
+    assert disturbances(listing(*pids), OURS, together=2) == ([finding] if finding else [])
+
+
+@pytest.mark.parametrize(
+    ("pids", "together", "finding"),
+    [
+        ([[5001], [5002]], 1, None),
+        ([[5001], [5001, 5002]], 1, "2 compute processes on the card, 1 of them ours"),
+        ([[0], [0, 0]], 1, "2 compute processes on the card, 1 of them ours"),
+        # Three workers had the card, one of them after a kill, but never more than two at a time.
+        ([[5001, 5002], [5001, 5003]], 2, None),
+        ([[5001, 5002, 5003]], 2, "3 compute processes on the card, 2 of them ours"),
+    ],
+)
+def test_in_a_container_those_alive_together_are_counted(
+    pids: list[list[int]], together: int, finding: str | None
+) -> None:
+    found = disturbances(listing(*pids), {100, 200, 300}, together)
+    assert found == ([finding] if finding else [])
 
 
 def test_heat_and_company_are_both_told() -> None:
     states = [{"throttle_reasons": 0x40, "compute_pids": [100, 3]}]
-    assert len(disturbances(states, OURS)) == 2
+    assert len(disturbances(states, OURS, together=2)) == 2
 
 
 def test_exclusive_before_the_first_worker() -> None:
@@ -109,7 +129,6 @@ def test_exclusive_before_the_first_worker() -> None:
     )
     assert exclusive([busy, quiet]) is None, "a process that just ended"
     assert exclusive([busy, busy]) == "the card is 97 % busy though no foreign process is listed"
-    assert exclusive([{**quiet, "compute_pids": [100]}], {100}) is None
     assert exclusive([{}]) is None
     assert exclusive([]) is None
 
