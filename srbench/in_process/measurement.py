@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -62,6 +62,7 @@ class Measurement:
     fidelity: list[FidelityRecord] = field(default_factory=list)
     blocks: list[BlockRecord] = field(default_factory=list)
     iterations: int = 1
+    _running: str = ARMS[0]
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -74,16 +75,14 @@ class Measurement:
         if not isinstance(error, Exception):
             return
         failure = classify(error)
-        block = len(self.blocks)
-        self.cells = [cell for cell in self.cells if cell.block != block] + [
-            CellRecord(
-                block=block,
-                case=self.case,
-                pipeline=ARMS[1],
-                outcome=failure.outcome.value,
-                reason=failure.reason,
-            )
-        ]
+        broken = CellRecord(
+            block=len(self.blocks),
+            case=self.case,
+            pipeline=self._running,
+            outcome=failure.outcome.value,
+            reason=failure.reason,
+        )
+        self._close_block([broken])
 
     @property
     def outcome(self) -> str:
@@ -104,16 +103,17 @@ class Measurement:
             seed=self.design.seed,
             warmup=Warmup(first=WARMUP, later=WARMUP, until_steady=False),
         )
-        for call in calls.values():
+        for arm, call in calls.items():
+            self._running = arm
             call()
         self.device = device_in_use()
         for index in range(plan.blocks):
             gc.collect()
-            warmups = {arm: self._warm_up(call) for arm, call in calls.items()}
+            warmups = {arm: self._warm_up(arm, call) for arm, call in calls.items()}
             if index == 0:
                 self._settle(warmups)
             samples = self._samples(calls, plan.block(index)[0].rounds)
-            self.cells += [
+            self._close_block(
                 CellRecord(
                     block=index,
                     case=self.case,
@@ -123,13 +123,18 @@ class Measurement:
                     samples=[sample.to_json() for sample in samples[arm]],
                 )
                 for arm in ARMS
-            ]
-            notes = [NOTE]
-            if self.iterations > 1:
-                notes.append(f"{self.case}: a sample is the mean of {self.iterations} calls")
-            self.blocks.append(BlockRecord(block=index, finished_at=utc_now(), notes=notes))
+            )
 
-    def _warm_up(self, call: Callable[[], Any]) -> tuple[list[float], Any]:
+    def _close_block(self, cells: Iterable[CellRecord]) -> None:
+        """Keep a block's cells; one in which a callable raised is closed as well, so it counts."""
+        notes = [NOTE]
+        if self.iterations > 1:
+            notes.append(f"{self.case}: a sample is the mean of {self.iterations} calls")
+        self.cells += cells
+        self.blocks.append(BlockRecord(block=len(self.blocks), finished_at=utc_now(), notes=notes))
+
+    def _warm_up(self, arm: str, call: Callable[[], Any]) -> tuple[list[float], Any]:
+        self._running = arm
         timings = [timed(call, self.device) for _ in range(WARMUP)]
         return [timing.latency_ms for timing in timings], timings[-1].result
 
@@ -147,6 +152,7 @@ class Measurement:
         position = 0
         for pair, order in enumerate(rounds):
             for arm in order:
+                self._running = arm
                 timing = timed(self._repeated(calls[arm]), self.device)
                 times = self.iterations
                 samples[arm].append(

@@ -42,7 +42,11 @@ def alike(measured: Iterable[Measurement]) -> list[list[Measurement]]:
 def records_of(
     group: Sequence[Measurement], *, interrupted: bool
 ) -> tuple[RunRecord, list[Record]]:
-    """The lines of the results file of measurements that are `alike`: head and the rest."""
+    """The lines of the results file of measurements that are `alike`: head and the rest.
+
+    A test that ended early closed fewer blocks; the longest list has a line for every block that
+    any test has cells of.
+    """
     blocks = max((each.blocks for each in group), key=len)
     notes = [note for each in group for record in each.blocks[:1] for note in record.notes]
     records: list[Record] = [cell for each in group for cell in each.cells]

@@ -188,7 +188,7 @@ def test_every_reference_of_the_pictures_has_a_row_in_words() -> None:
     assert named.keys() == {
         BASELINE,
         "baseline in fp32",
-        "itself, run twice",
+        "itself, worst of four more",
         "itself, other noise",
     }
     assert named["baseline in fp32"][3:5] == ["ok", "61.50"]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +17,12 @@ import pytest
 # Loaded here: pytester forgets what an inner session imports, and these load once a process.
 import scipy.special  # noqa: F401
 
-import srbench.in_process
 from srbench.baselines import promote
-from srbench.gate import Policy
-from srbench.in_process import compare_pictures
-from srbench.store import read_run
+from srbench.gate import Policy, Verdict, judge
+from srbench.in_process import Design, Measurement, compare_pictures, records_of
+from srbench.in_process.measurement import WARMUP
+from srbench.in_process.pictures import ARMS
+from srbench.store import RunWriter, read_run
 
 pytest_plugins = "pytester"
 
@@ -26,11 +31,12 @@ import time
 import pytest
 
 def slow():
-    time.sleep(0.004)
+    time.sleep(0.02)
 
 def fast():
     time.sleep(0.001)
 """
+"""Twentyfold: no neighbour on the machine turns these around."""
 PICTURES = """
 import time
 import numpy as np
@@ -83,14 +89,14 @@ def test_verdicts_become_outcomes_and_both_formats_are_written(session: pytest.P
 @pytest.mark.srbench(blocks=6, pairs=2)
 class TestAll:
     def test_faster(self, srbench_gate):
-        judgement = srbench_gate(baseline=slow, candidate=fast, case="faster", min_speedup=1.5)
+        judgement = srbench_gate(baseline=slow, candidate=fast, case="faster", min_speedup=1.01)
         assert judgement.verdict.value == "pass"
 
     def test_slower(self, srbench_gate):
         srbench_gate(baseline=fast, candidate=slow, case="slower")
 
     def test_too_slow(self, srbench_gate):
-        srbench_gate(baseline=slow, candidate=fast, case="too slow", min_speedup=50)
+        srbench_gate(baseline=slow, candidate=fast, case="too slow", min_speedup=1e9)
 
     def test_open(self, srbench_gate):
         srbench_gate(baseline=fast, candidate=fast, case="open", blocks=1)
@@ -101,7 +107,7 @@ class TestAll:
     done.stdout.fnmatch_lines(
         [
             "srbench gate: FAIL latency slower +*% slower*",
-            "srbench gate: FAIL speed-up too slow *is below 50x*",
+            "srbench gate: FAIL speed-up too slow *is below 1*x*",
             "*= srbench gate =*",
             "case *speed-up *95 % *verdict",
             "faster *x *PASS",
@@ -123,8 +129,16 @@ class TestAll:
     document = json.loads(Path("b.json").read_text())
     names = [bench["name"] for bench in document["benchmarks"]]
     assert names[:2] == ["test_faster[baseline]", "test_faster[candidate]"]
-    assert document["benchmarks"][0]["stats"]["rounds"] == 12
-    assert document["benchmarks"][0]["stats"]["median"] == pytest.approx(0.004, rel=0.5)
+    stats = document["benchmarks"][0]["stats"]
+    stored = [
+        sample["latency_ms"]
+        for cell in run.cells
+        if (cell.case, cell.pipeline) == ("faster", "baseline")
+        for sample in cell.samples
+    ]
+    assert stats["rounds"] == len(stored) == 12
+    assert 1e3 * stats["median"] == pytest.approx(median(stored))
+    assert min(stored) >= 20
 
 
 def test_a_crash_is_recorded_and_keeps_its_traceback(session: pytest.Pytester) -> None:
@@ -171,7 +185,7 @@ def test_against_a_promoted_session(session: pytest.Pytester) -> None:
         PICTURES
         + """
 def steady():
-    time.sleep(0.004)
+    time.sleep(0.01)
     return SCENE
 
 @pytest.mark.srbench(blocks=6, pairs=3)
@@ -251,11 +265,73 @@ def test_pictures_of_other_kinds() -> None:
 
 
 def test_quick_callables_are_repeated_inside_a_sample() -> None:
-    measured = srbench.in_process.Measurement("c", srbench.in_process.Design(blocks=1, pairs=1))
+    measured = Measurement("c", Design(blocks=1, pairs=1))
+    before = time.perf_counter()
     measured.measure(lambda: None, lambda: None)
+    around_ms = 1e3 * (time.perf_counter() - before)
     assert measured.iterations > 10
     assert "mean of" in measured.blocks[0].notes[1]
-    assert all(0 < cell.samples[0]["latency_ms"] < 0.5 for cell in measured.cells)
+    means = [cell.samples[0]["latency_ms"] for cell in measured.cells]
+    assert min(means) > 0
+    assert measured.iterations * sum(means) <= around_ms
+
+
+class Breaking:
+    """A callable that raises at its n-th call."""
+
+    def __init__(self, at: float = float("inf")) -> None:
+        self.left = at
+
+    def __call__(self) -> None:
+        time.sleep(0.002)
+        self.left -= 1
+        if self.left <= 0:
+            raise ValueError("broken")
+
+
+CALLS = WARMUP + 1
+"""Of each callable in a block of one pair, beside the very first."""
+
+
+def _measured(case: str, *, baseline: float = float("inf"), candidate: float = float("inf")) -> Any:
+    measured = Measurement(case, Design(blocks=6, pairs=1))
+    with contextlib.suppress(ValueError), measured:
+        measured.measure(Breaking(baseline), Breaking(candidate))
+    return measured
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize(
+    ("at", "block"),
+    [
+        pytest.param(1, 0, id="first call"),
+        pytest.param(2, 0, id="warm-up"),
+        pytest.param(1 + 3 * CALLS, 2, id="timed"),
+    ],
+)
+def test_the_arm_that_raised_is_the_one_that_crashed(arm: str, at: int, block: int) -> None:
+    measured = _measured("c", **{arm: at})
+    assert [cell.block for cell in measured.cells[:-1]] == [
+        each for n in range(block) for each in (n, n)
+    ]
+    broken = measured.cells[-1]
+    assert (broken.block, broken.pipeline, broken.outcome) == (block, arm, "crash")
+    assert broken.reason == "ValueError: broken"
+    assert [record.block for record in measured.blocks] == list(range(block + 1))
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_no_crash_of_several_in_one_file_is_lost(tmp_path: Path, order: tuple[int, int]) -> None:
+    late, early = _measured("late", candidate=2 + 3 * CALLS), _measured("early", baseline=2 + CALLS)
+    group = [(late, early)[index] for index in order]
+    head, records = records_of(group, interrupted=False)
+    with RunWriter.create(tmp_path, head) as writer:
+        writer.append(records)
+    run = read_run(writer.path)
+    broken = {(cell.case, cell.block, cell.pipeline) for cell in run.cells if cell.outcome != "ok"}
+    assert broken == {("late", 3, "candidate"), ("early", 1, "baseline")}
+    assert run.finished_blocks == {0, 1, 2, 3}
+    assert judge(run, Policy()).verdict is Verdict.ERROR
 
 
 def test_loading_the_plugin_imports_nothing_heavy() -> None:

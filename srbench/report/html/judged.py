@@ -17,7 +17,7 @@ _METRICS = {
 }
 _REFERENCES = {
     "fp32": "baseline in fp32",
-    "repeat": "itself, run twice",
+    "repeat": "itself, worst of four more",
     "other_seed": "itself, other noise",
     "hr": "the photograph (HR)",
 }
