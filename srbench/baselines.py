@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from srbench.durable import replace_file
 from srbench.errors import NotComparableError, UsageError
 from srbench.gate import Policy, blemishes
 from srbench.records import Run
@@ -64,7 +63,7 @@ def promote(path: Path, root: Path, name: str, policy: Policy, *, force: bool = 
     if not force and (blemish := _blemish(run, policy)):
         raise UsageError(f"run {run.head.run_id} is no baseline: {blemish}; --force overrides")
     try:
-        _write_atomically(target, _lines_without_crops(path))
+        replace_file(target, _lines_without_crops(path))
     except OSError as error:
         raise UsageError(f"{target}: cannot be written: {error.strerror}") from error
     return Baseline(run.head.profile, name, target)
@@ -138,18 +137,3 @@ def _lines_without_crops(path: Path) -> str:
             line["crops"] = {}
         lines.append(json.dumps(line) + "\n")
     return "".join(lines)
-
-
-def _write_atomically(target: Path, text: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from math import expm1, isfinite
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from srbench.durable import replace_file
 from srbench.errors import UsageError
 from srbench.stats.power import minimum_detectable_effect
 from srbench.stats.sequential import look_for
@@ -111,14 +110,7 @@ def write_noise(root: Path, noise: NoiseFile) -> Path:
     path = noise_path(root, noise.profile)
     content = {"kind": "noise", "schema_version": NOISE_VERSION, **asdict(noise)}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=path.parent, prefix=".") as folder:
-            temporary = Path(folder) / path.name
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+        replace_file(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
     return path

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Self
 
+from srbench.durable import sync_folder
 from srbench.errors import InfrastructureError, UsageError, did_you_mean
 from srbench.locks import try_lock
 from srbench.records import (
@@ -59,7 +60,7 @@ class RunWriter:
             _hold(file, path)
             writer = cls(path, file)
             writer.append([head])
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
             yield writer
 
     @classmethod
@@ -103,14 +104,6 @@ class RunWriter:
 def _hold(file: IO[bytes], path: Path) -> None:
     if not try_lock(file):
         raise UsageError(f"{path}: another srbench process is writing it")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sound_length(content: bytes) -> int:
