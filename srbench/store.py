@@ -51,15 +51,21 @@ class RunWriter:
             UsageError: The folder cannot be written.
         """
         path = root / head.profile / f"{head.run_id}{SUFFIX}"
+        # Under its own name only with its first line in it: without one it is no results file.
+        begun = path.with_name(f".{path.name}.begun")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("xb", buffering=0)
+            file = begun.open("xb", buffering=0)
         except OSError as error:
             raise UsageError(f"{path}: cannot write ({error.strerror})") from error
         with file:
             _hold(file, path)
             writer = cls(path, file)
-            writer.append([head])
+            try:
+                writer.append([head])
+                begun.rename(path)
+            finally:
+                begun.unlink(missing_ok=True)
             sync_folder(path.parent)
             yield writer
 

@@ -67,9 +67,20 @@ class Folder:
         """Ids of living processes that were started from this folder, by their environment."""
         return marked(self.mark)
 
+    def workers(self) -> set[int]:
+        """Those of them that are workers, and not, say, git asked for a commit."""
+        return {pid for pid in self.processes() if _is_worker(pid)}
+
     def temporary_owners(self) -> set[int]:
         """Process ids in the names of temporary folders of runs."""
         return {int(path.name.split("-")[1]) for path in self.temporary.glob("srbench-*")}
+
+
+def _is_worker(pid: int) -> bool:
+    try:
+        return b".worker\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def marked(mark: str) -> set[int]:

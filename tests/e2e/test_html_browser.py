@@ -36,7 +36,8 @@ BLUE, RED, GREEN, MAGENTA = (20, 60, 200), (200, 60, 20), (20, 180, 60), (255, 0
 """Baseline, candidate, a mark in the candidate, and the difference of the first two times eight."""
 
 
-def _driver(**preferences: Any) -> Any:
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if browser is None or driver is None:
@@ -50,15 +51,9 @@ def _driver(**preferences: Any) -> Any:
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    options.add_experimental_option("prefs", preferences)
-    return webdriver.Chrome(options=options, service=Service(driver))
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    driver = _driver()
-    yield driver
-    driver.quit()
+    opened = webdriver.Chrome(options=options, service=Service(driver))
+    yield opened
+    opened.quit()
 
 
 @pytest.fixture(scope="module")
@@ -288,16 +283,16 @@ def test_a_request_that_slipped_into_the_page_would_be_stopped(chromium: Any, ad
     chromium.get_log("browser")
 
 
-def test_without_scripts_everything_is_still_there(address: str) -> None:
-    driver = _driver(**{"profile.managed_default_content_settings.javascript": 2})
+def test_without_scripts_everything_is_still_there(chromium: Any, address: str) -> None:
+    chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
-        driver.get(address)
-        pictures = driver.find_elements(By.CSS_SELECTOR, ".viewer img")
+        chromium.get(address)
+        pictures = chromium.find_elements(By.CSS_SELECTOR, ".viewer img")
         assert len(pictures) == 12
         assert all(picture.is_displayed() for picture in pictures)
         corners = {(picture.location["x"], picture.location["y"]) for picture in pictures}
         assert len(corners) == 12
-        assert not driver.find_element(By.CSS_SELECTOR, ".controls").is_displayed()
-        assert driver.find_element(By.CSS_SELECTOR, "table").is_displayed()
+        assert not chromium.find_element(By.CSS_SELECTOR, ".controls").is_displayed()
+        assert chromium.find_element(By.CSS_SELECTOR, "table").is_displayed()
     finally:
-        driver.quit()
+        chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from srbench.errors import ExitCode
-from srbench.store import list_runs, read_run
+from srbench.store import list_runs, newest_run, read_run
 from tests.e2e.conftest import Srbench
+from tests.e2e.leading import Show, begin_here, go_on, led
 from tests.e2e.simulated import MARK, Folder, cells, latencies, marked, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -40,7 +41,7 @@ def test_a_hang_is_a_timeout_and_its_process_group_is_killed(
     srbench: Srbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(MARK, "hang")
-    done = srbench(*("simulate", *SMALL, "--blocks", 1, "--plant", f"hang={OTHER}", "--timeout", 4))
+    done = srbench(*("simulate", *SMALL, "--blocks", 1, "--plant", f"hang={OTHER}", "--timeout", 3))
     assert done.code == ExitCode.INFRASTRUCTURE
     run = read_run(newest())
     assert {(cell.case, cell.outcome) for cell in run.cells if cell.outcome != "ok"} == {
@@ -68,7 +69,7 @@ def test_a_run_in_which_everything_is_out_of_memory_is_no_pass(srbench: Srbench)
 
 
 def test_a_full_disk_ends_the_run_and_keeps_what_was_stored(srbench: Srbench) -> None:
-    design = ("simulate", "--cases", "16x16x1", "24x16x1", "--pairs", 2, "--blocks", 4)
+    design = ("simulate", "--cases", "16x16x1", "24x16x1", "--pairs", 2, "--blocks", 3)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
     try:
@@ -79,11 +80,10 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_stored(srbench: Srbench) ->
     assert "cannot write" in done.err.splitlines()[-1]
     assert "Traceback" not in done.err
     stored = read_run(newest())
-    assert 0 < len(stored.finished_blocks) < 4
-    assert srbench("simulate", "--resume").code == ExitCode.OK
-    run = read_run(newest())
+    assert 0 < len(stored.finished_blocks) < 3
+    run = go_on(Path("results"))
     assert run.ended
-    assert len(cells(run)) == 16
+    assert len(cells(run)) == 12
     assert latencies(stored).items() <= latencies(run).items()
 
 
@@ -99,15 +99,14 @@ def test_a_results_folder_that_cannot_be_is_refused_before_anything_runs(
 
 
 def test_two_runs_at_once_into_one_folder(srbench: Srbench, folder: Folder) -> None:
-    design = ("simulate", *SMALL, "--blocks", 2)
-    with folder.started(*design, "--pace", 10) as first:
+    with led(folder, Show(cases=(CASE,), blocks=1, pace_ms=30)) as first:
         assert wait_until(lambda: folder.file is not None)
-        second = srbench(*design)
+        second = srbench("simulate", "--cases", CASE, "--blocks", 1)
         assert second.code == ExitCode.USAGE
         assert f"process {first.pid}" in second.err
         assert len(second.err.splitlines()) == 1
-        _, err = first.communicate(timeout=60)
-    assert first.returncode == ExitCode.OK, err
+        first.join(60)
+        assert first.exitcode == ExitCode.OK
     assert folder.run.ended
     assert len(list_runs(Path("results"))) == 1
 
@@ -123,8 +122,7 @@ def interrupt(process: subprocess.Popen[str], after: str) -> str:
 
 
 def test_ctrl_c_finishes_the_block_and_twice_ends_at_once(folder: Folder) -> None:
-    design = ("simulate", *SMALL, "--blocks", 3, "--pace")
-    with folder.started(*design, 10) as process:
+    with folder.started("simulate", *SMALL, "--blocks", 2, "--pace", 10) as process:
         interrupt(process, "block 0")
         _, err = process.communicate(timeout=60)
     assert process.returncode == ExitCode.INTERRUPTED
@@ -139,40 +137,35 @@ def test_ctrl_c_finishes_the_block_and_twice_ends_at_once(folder: Folder) -> Non
     assert "Traceback" not in err
     assert folder.run.finished_blocks == {0}
     assert wait_until(lambda: not folder.processes(), 5)
-    with folder.started("simulate", "--resume") as process:
-        process.communicate(timeout=60)
-    assert process.returncode == ExitCode.OK
-    assert folder.run.finished_blocks == {0, 1, 2}
-    assert kinds(folder.file or Path()).count("block") == 3
+    with led(folder) as last:
+        last.join(60)
+    assert last.exitcode == ExitCode.OK
+    assert folder.run.finished_blocks == {0, 1}
+    assert kinds(folder.file or Path()).count("block") == 2
 
 
-@pytest.mark.parametrize(
-    ("plant", "reason"), [("throttle=1", "thermal"), ("foreign=1", "compute processes")]
-)
-def test_a_disturbed_block_is_voided_and_repeated(
-    srbench: Srbench, plant: str, reason: str
-) -> None:
-    done = srbench("simulate", *SMALL, "--blocks", 2, "--plant", plant)
-    assert done.code == ExitCode.OK, done.err
-    run = read_run(newest())
-    (void,) = run.voids
-    assert (void.block, void.attempt) == (1, 1)
-    assert any(reason in line for line in void.reasons)
+def test_a_disturbed_block_is_voided_and_repeated(tmp_path: Path) -> None:
+    plants = ("foreign=0", "throttle=1")
+    run = begin_here(Show(cases=(CASE, OTHER), blocks=2, pairs=2, plants=plants), tmp_path)
+    assert [(void.block, void.attempt) for void in run.voids] == [(0, 1), (1, 1)]
+    for void, reason in zip(run.voids, ("compute processes", "thermal"), strict=True):
+        assert any(reason in line for line in void.reasons)
     assert run.finished_blocks == {0, 1}
-    found = kinds(newest())
-    # The head, block 0, the voided and the good block 1.
-    assert found[:13] == ["run", *["cell"] * 4, "block", *["cell"] * 4, "void", "cell", "cell"]
+    cells_of_block = ["cell"] * 4
+    attempts = [*cells_of_block, "void", *cells_of_block, "block"]
+    assert kinds(newest_run(tmp_path))[:21] == ["run", *attempts, *attempts]
     assert len(cells(run)) == len(run.cells) == 8
 
 
-def test_a_voided_block_leaves_no_trace_in_the_numbers(srbench: Srbench) -> None:
-    runs = []
-    for name, plant in (("calm", "bimodal"), ("hot", "bimodal,throttle=0")):
-        out = Path(name) / "results"
-        arguments = (*SMALL, "--blocks", 1, "--plant", plant, "--out", out)
-        assert srbench("simulate", *arguments).code == ExitCode.OK
-        runs.append(read_run(list_runs(out)[-1]))
-    assert latencies(runs[0]) == latencies(runs[1])
+def test_a_voided_block_leaves_no_trace_in_the_numbers(tmp_path: Path) -> None:
+    calm, hot = (
+        begin_here(
+            Show(cases=(CASE, OTHER), blocks=1, pairs=2, plants=plants), tmp_path / plants[-1]
+        )
+        for plants in (("bimodal",), ("bimodal", "throttle=0"))
+    )
+    assert len(hot.voids) == 1
+    assert latencies(calm) == latencies(hot)
 
 
 def test_a_device_that_is_never_free_ends_the_run_and_it_can_go_on(srbench: Srbench) -> None:
@@ -201,11 +194,11 @@ def test_a_sequential_run_is_resumed_with_its_looks(folder: Folder, srbench: Srb
 
 
 def test_the_coordinators_memory_does_not_grow_with_the_samples(folder: Folder) -> None:
-    design = ("--cases", "16x16x1", "24x16x1", "--blocks", 10, "--pairs", 250)
-    with folder.started("simulate", *design) as process:
+    show = Show(cases=("16x16x1", "24x16x1"), blocks=5, pairs=500)
+    with led(folder, show) as process:
         resident = []
-        for blocks in (1, 10):
-            assert wait_until(lambda least=blocks: stored_blocks(folder) >= least)
+        for blocks in (1, 5):
+            assert come_to(folder, blocks)
             pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
             resident.append(pages * os.sysconf("SC_PAGE_SIZE"))
     samples = sum(len(times) for times in latencies(folder.run).values())
@@ -213,5 +206,16 @@ def test_the_coordinators_memory_does_not_grow_with_the_samples(folder: Folder) 
     assert resident[1] - resident[0] < 4 * MIB
 
 
-def stored_blocks(folder: Folder) -> int:
-    return folder.file.read_bytes().count(b'"kind": "block"') if folder.file else 0
+def come_to(folder: Folder, blocks: int) -> bool:
+    """Whether so many blocks are stored in time."""
+    assert wait_until(lambda: folder.file is not None)
+    seen = 0
+
+    def enough() -> bool:
+        nonlocal seen
+        # Only what is new: the file has megabytes, and reading takes time from who writes it.
+        seen += sum(line.startswith(b'{"kind": "block"') for line in file)
+        return seen >= blocks
+
+    with (folder.file or Path()).open("rb") as file:
+        return wait_until(enough)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from srbench.errors import ExitCode
 from srbench.records import Run
 from srbench.simulation.preparing import WEIGHTS
-from srbench.store import list_runs, read_run
+from srbench.store import list_runs, newest_run, read_run
 from tests.e2e.conftest import Done, Srbench
+from tests.e2e.leading import Show, begin_here
 from tests.e2e.simulated import cells, latencies
 
 pytestmark = pytest.mark.e2e
@@ -21,14 +23,12 @@ CASE, OTHER = "16x16x4", "24x16x4"
 SAME = "--same-pipeline"
 
 
-def newest(out: str = "results") -> Path:
-    return list_runs(Path(out))[-1]
+QUIET = Show(cases=(CASE,), blocks=6, noise="quiet", speedup=1.2)
+SAME_PIPELINE = Show(cases=(CASE,), blocks=1, speedup=None, seed=1)
 
 
-def simulate(srbench: Srbench, *arguments: object, out: str = "results") -> Run:
-    done = srbench("simulate", "--cases", CASE, *arguments, "--out", out)
-    assert done.code == ExitCode.OK, done.err
-    return read_run(newest(out))
+def newest() -> Path:
+    return list_runs(Path("results"))[-1]
 
 
 def gate(srbench: Srbench, *arguments: object, margin: float = 0.05) -> Done:
@@ -36,15 +36,23 @@ def gate(srbench: Srbench, *arguments: object, margin: float = 0.05) -> Done:
     return srbench("gate", newest(), "--policy", "policy.toml", *arguments)
 
 
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A quiet run to be held against."""
+    out = tmp_path_factory.mktemp("earlier") / "results"
+    begin_here(replace(QUIET, seed=1), out)
+    return newest_run(out)
+
+
 def everything(run: Run) -> Any:
     """All that was stored but times of day and names."""
     return [cell.to_json() for cell in run.cells], [record.to_json() for record in run.fidelity]
 
 
-def test_the_seed_decides_every_number(srbench: Srbench) -> None:
-    spoilt = ("--blocks", 1, "--noise", "noisy", "--plant", "nondeterministic,bimodal")
+def test_the_seed_decides_every_number(tmp_path: Path) -> None:
+    spoilt = Show(cases=(CASE,), blocks=1, noise="noisy", plants=("nondeterministic", "bimodal"))
     first, again, other = (
-        simulate(srbench, *spoilt, "--seed", seed, out=f"{name}/results")
+        begin_here(replace(spoilt, seed=seed), tmp_path / name)
         for name, seed in (("first", 1), ("again", 1), ("other", 2))
     )
     assert everything(first) == everything(again)
@@ -53,7 +61,7 @@ def test_the_seed_decides_every_number(srbench: Srbench) -> None:
 
 
 def test_it_never_looks_like_a_measurement(srbench: Srbench) -> None:
-    done = srbench("simulate", "--cases", CASE, OTHER, "--blocks", 2, "--speedup", 3)
+    done = srbench("simulate", "--cases", CASE, OTHER, "--blocks", 1, "--speedup", 3)
     assert done.code == ExitCode.OK, done.err
     head = read_run(newest()).head
     assert newest().parent == Path("results/simulated")
@@ -74,17 +82,8 @@ def test_json_is_one_document(srbench: Srbench) -> None:
     assert row["speedup"]["value"] == pytest.approx(3, rel=0.1)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [SAME, "--seed", "1"],
-        [SAME, "--seed", "2", "--noise", "quiet", "--blocks", "6"],
-        [SAME, "--seed", "3", "--noise", "quiet", "--blocks", "6"],
-        ["--speedup", "1.2", "--seed", "1", "--blocks", "6"],
-    ],
-)
-def test_nothing_is_found_where_nothing_is_planted(srbench: Srbench, arguments: list[str]) -> None:
-    simulate(srbench, *arguments)
+def test_nothing_is_found_where_nothing_is_planted(srbench: Srbench) -> None:
+    begin_here(replace(SAME_PIPELINE, blocks=6))
     judged = gate(srbench)
     assert (judged.code, judged.err) == (ExitCode.OK, "")
 
@@ -103,7 +102,7 @@ def test_nothing_is_found_where_nothing_is_planted(srbench: Srbench, arguments: 
 def test_a_planted_effect_fails_and_is_named(
     srbench: Srbench, plant: str, named: list[str]
 ) -> None:
-    simulate(srbench, "--seed", 1, SAME, "--blocks", 2, "--plant", plant)
+    begin_here(replace(SAME_PIPELINE, blocks=2, pairs=1, plants=(plant,)))
     judged = gate(srbench)
     assert judged.code == ExitCode.REGRESSION
     (line,) = (line for line in judged.err.splitlines() if "FAIL" in line)
@@ -113,26 +112,27 @@ def test_a_planted_effect_fails_and_is_named(
 
 
 @pytest.mark.parametrize(
-    ("noise", "blocks", "slow", "margin"), [("quiet", 6, 1.02, 0.01), ("typical", 10, 1.05, 0.02)]
+    ("noise", "slow", "margin"), [("quiet", 1.02, 0.01), ("typical", 1.08, 0.02)]
 )
 def test_a_planted_slow_down_fails_between_revisions(
-    srbench: Srbench, noise: str, blocks: int, slow: float, margin: float
+    srbench: Srbench, noise: str, slow: float, margin: float
 ) -> None:
-    device = ("--seed", 1, "--noise", noise, "--blocks", blocks)
-    simulate(srbench, *device, SAME, "--plant", f"slow={slow}")
+    begin_here(replace(SAME_PIPELINE, blocks=6, noise=noise, plants=(f"slow={slow}",)))
     judged = gate(srbench, margin=margin)
     assert judged.code == ExitCode.REGRESSION
     assert f"latency {CASE} +{100 * (slow - 1):.0f} % slower than base" in judged.err
 
 
-def test_a_planted_slow_down_fails_against_an_earlier_run(srbench: Srbench) -> None:
-    quiet = ("--noise", "quiet", "--blocks", 6)
-    simulate(srbench, *quiet, "--seed", 1, out="earlier")
-    against = ("--against", newest("earlier"))
-    simulate(srbench, *quiet, "--seed", 2)
-    assert gate(srbench, *against, margin=0.02).code == ExitCode.OK
-    simulate(srbench, *quiet, "--seed", 3, "--plant", "slow=1.05")
-    failed = gate(srbench, *against, margin=0.02)
+def test_a_run_passes_alone_and_against_an_earlier_one(srbench: Srbench, earlier: Path) -> None:
+    begin_here(replace(QUIET, seed=2))
+    for against in ((), ("--against", earlier)):
+        judged = gate(srbench, *against, margin=0.02)
+        assert (judged.code, judged.err) == (ExitCode.OK, "")
+
+
+def test_a_planted_slow_down_fails_against_an_earlier_run(srbench: Srbench, earlier: Path) -> None:
+    begin_here(replace(QUIET, seed=3, plants=("slow=1.05",)))
+    failed = gate(srbench, "--against", earlier, margin=0.02)
     assert failed.code == ExitCode.REGRESSION
     assert f"latency {CASE} +5 % slower" in failed.err
 
@@ -184,18 +184,25 @@ def test_bad_input_is_one_line(srbench: Srbench, arguments: list[str], words: st
 
 
 @pytest.mark.parametrize(
-    ("arguments", "blocks", "decided_at", "code"),
+    ("arguments", "looks", "blocks", "decided_at", "code"),
     [
-        (["--noise", "quiet", "--seed", "0"], 6, 6, ExitCode.OK),
-        (["--plant", "slow=1.04", "--seed", "0"], 10, 10, ExitCode.OK),
-        (["--plant", "slow=1.04", "--seed", "5"], 16, None, ExitCode.INCONCLUSIVE),
+        (["--noise", "quiet"], [6, 10, 16], 6, 6, ExitCode.OK),
+        (["--plant", "slow=1.04"], [6, 10, 16], 10, 10, ExitCode.OK),
+        (["--plant", "slow=1.04", "--blocks", "6"], [6], 6, None, ExitCode.INCONCLUSIVE),
     ],
 )
 def test_a_sequential_run_ends_where_it_is_decided(
-    srbench: Srbench, arguments: list[str], blocks: int, decided_at: int | None, code: ExitCode
+    srbench: Srbench,
+    arguments: list[str],
+    looks: list[int],
+    blocks: int,
+    decided_at: int | None,
+    code: ExitCode,
 ) -> None:
-    run = simulate(srbench, SAME, "--until-decided", *arguments)
-    assert run.head.looks == [6, 10, 16]
+    done = srbench("simulate", "--cases", CASE, SAME, "--until-decided", *arguments)
+    assert done.code == ExitCode.OK, done.err
+    run = read_run(newest())
+    assert run.head.looks == looks
     assert run.finished_blocks == set(range(blocks))
     end = json.loads(newest().read_text().splitlines()[-1])
     assert end["decided_at"] == decided_at
