@@ -77,8 +77,10 @@ class Folder:
 
 
 def _is_worker(pid: int) -> bool:
+    """Workers lead sessions; a child that one of them is about to start only looks like it."""
     try:
-        return b".worker\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b".worker\0" in command and os.getsid(pid) == pid
     except OSError:
         return False
 

@@ -7,25 +7,33 @@ from collections.abc import Callable, Mapping
 import pytest
 
 Note = Callable[[Mapping[str, float]], None]
-_NOTES = pytest.StashKey[list[str]]()
+RATES = "rates over simulated runs"
 
 
 @pytest.fixture
 def note(request: pytest.FixtureRequest) -> Note:
-    """Keep shares of runs, by word, for the summary."""
-    lines = request.config.stash.setdefault(_NOTES, [])
+    """Keep shares of runs, by word, for the summary.
+
+    As a property of the test: that much comes back from a process that ran it beside others.
+    """
 
     def add(rates: Mapping[str, float]) -> None:
         shown = ", ".join(f"{word} {100 * rate:.2f} %" for word, rate in rates.items())
-        lines.append(f"{request.node.name}: {shown}")
+        request.node.user_properties.append((RATES, f"{request.node.name}: {shown}"))
 
     return add
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    if lines := config.stash.get(_NOTES, []):
-        terminalreporter.section("rates over simulated runs")
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    ended = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    lines = [
+        line
+        for report in ended
+        if report.when == "call"
+        for name, line in report.user_properties
+        if name == RATES
+    ]
+    if lines:
+        terminalreporter.section(RATES)
         for line in lines:
-            terminalreporter.write_line(line)
+            terminalreporter.write_line(str(line))

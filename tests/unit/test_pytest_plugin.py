@@ -61,6 +61,8 @@ def smaller():
 def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """An inner pytest that loads the two plugins alone, installed or not."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    # Under it benchmarks are off; the inner session is no part of what runs beside this test.
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     plugins = "-p pytest_benchmark.plugin -p srbench.pytest_plugin"
     pytester.makeini(f"[pytest]\naddopts = {plugins} --strict-markers\nfilterwarnings = error\n")
     return pytester
