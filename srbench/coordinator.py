@@ -10,17 +10,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-import numpy as np
-
 from srbench.arm import Arm, Job
 from srbench.block import device_states, time_alone, time_in_turns
 from srbench.cases import Case
 from srbench.cell import Draft
 from srbench.errors import InfrastructureError
+from srbench.gallery import Gallery
 from srbench.opening import describe_all, fit_together, load_all, require_exclusive
 from srbench.outcome import Failure
 from srbench.probes.disturbance import disturbances, tags
-from srbench.protocol import Alone, Described, Solo, Upscale
+from srbench.protocol import Alone, Described, Upscale
 from srbench.records import BlockRecord, CellRecord, Record, VoidRecord
 from srbench.scratch import run_folder
 
@@ -62,7 +61,11 @@ class Facts:
 
 
 class Coordinator:
-    """One run. Use as a context manager: on the way out no worker is left behind."""
+    """One run. Use as a context manager: on the way out no worker is left behind.
+
+    Attributes:
+        gallery: What the arms painted.
+    """
 
     def __init__(self, job: Job, observer: Observer) -> None:
         """Prepare a run; nothing is started yet."""
@@ -70,17 +73,12 @@ class Coordinator:
         self._observer = observer
         self._cleanup = ExitStack()
         self._arms: dict[str, Arm] = {}
-        self._alone: dict[tuple[str, str], Alone | Failure] = {}
-        self._images: dict[str, str] = {}
         self._differing: list[str] = []
         self._pairing = job.pairing
 
     def __enter__(self) -> Self:
         self._folder = self._cleanup.enter_context(run_folder())
-        for number, (case, image) in enumerate(self._job.inputs.items()):
-            file = str(self._folder / f"input-{number}.npy")
-            np.save(file, image.pixels, allow_pickle=False)
-            self._images[case] = file
+        self.gallery = Gallery(self._job, self._folder)
         return self
 
     def __exit__(
@@ -129,8 +127,8 @@ class Coordinator:
             sink: Takes each cell as soon as it is measured.
             finished: Blocks to skip.
             stop: Asked before each block.
-            decided: Asked at the looks of a sequential plan; True ends the run early. A look that
-                an earlier session made before it went on is not made again.
+            decided: Asked at the looks of a sequential plan; True ends the run early. Only where
+                the block after the look is not finished: no look lies behind a resumed run.
 
         Returns:
             How many blocks the run has; None when it was stopped.
@@ -150,19 +148,14 @@ class Coordinator:
 
     def pictures(self, case: str) -> dict[str, Alone | Failure]:
         """What each arm made of a case in the solo phase, made now if this process has not."""
-        found = {}
+        alone = self.gallery.alone
         for name in self._job.plan.arms:
-            if (case, name) not in self._alone:
+            if (case, name) not in alone:
                 if name not in self._arms and self._pairing == "block":
                     self.close_workers()
                 only = (name,) if self._pairing == "block" else ()
-                self._alone[case, name] = self._solo(self._workers(*only)[name], case)
-            found[name] = self._alone[case, name]
-        return found
-
-    def image(self, case: str) -> str:
-        """The `.npy` file of a case's input."""
-        return self._images[case]
+                alone[case, name] = self.gallery.solo(self._workers(*only)[name], case)
+        return {name: alone[case, name] for name in self._job.plan.arms}
 
     @property
     def folder(self) -> Path:
@@ -241,16 +234,17 @@ class Coordinator:
 
     def _conclude(self, index: int, case: str, arm: Arm, draft: Draft) -> list[Mapping[str, Any]]:
         states = device_states(draft)
+        place = case, arm.name
         if index == 0:
-            self._measure_alone(arm, case, draft)
-        alone = self._alone.get((case, arm.name))
-        if isinstance(alone, Alone):
-            states += alone.states if index == 0 else []
-            seen = {sample.output_sha256 for sample in draft.samples}
-            if seen - {alone.picture_sha256}:
-                self._differing.append(
-                    f"{case} {arm.name}: timed images differ from the judged one"
-                )
+            alone = self.gallery.alone[place] = draft.failure or self.gallery.solo(arm, case)
+            if isinstance(alone, Alone):
+                draft.alone = alone
+                states += alone.states
+        strange = self.gallery.strange(place, (sample.output_sha256 for sample in draft.samples))
+        if strange and index > 0:
+            self.gallery.paint_again(arm, case, index, strange)
+        if strange and place in self.gallery.alone:
+            self._differing.append(f"{case} {arm.name}: timed images differ from the judged one")
         return states
 
     def _store(self, index: int, case: str, drafts: Mapping[str, Draft], sink: Sink) -> None:
@@ -259,29 +253,9 @@ class Coordinator:
         for record in records:
             self._observer.cell_done(record)
 
-    def _measure_alone(self, arm: Arm, case: str, draft: Draft) -> None:
-        result = draft.failure or self._solo(arm, case)
-        self._alone[case, arm.name] = result
-        if isinstance(result, Alone):
-            draft.alone = result
-
-    def _solo(self, arm: Arm, case_name: str) -> Alone | Failure:
-        case = Case.parse(case_name)
-        number = self._job.plan.cases.index(case_name), self._job.plan.arms.index(arm.name)
-        return arm.ask(
-            Alone,
-            Solo(
-                image=self._images[case_name],
-                scale=case.scale,
-                seed=self._job.noise_seed,
-                outputs=str(self._folder / f"output-{number[0]}-{number[1]}"),
-                other_seed=self._job.noise_seed + 1 if number[1] == 0 else None,
-            ),
-        )
-
     def _upscale(self, case: str, block: int, attempt: int) -> Upscale:
         return Upscale(
-            image=self._images[case],
+            image=self.gallery.inputs[case],
             scale=Case.parse(case).scale,
             seed=self._job.noise_seed,
             block=block,
@@ -293,7 +267,7 @@ class Coordinator:
         notes = list(self._differing)
         if index != 0:
             return notes
-        for (case, name), result in self._alone.items():
+        for (case, name), result in self.gallery.alone.items():
             if isinstance(result, Failure):
                 notes.append(f"{case} {name}: solo phase: {result.outcome}: {result.reason}")
             elif result.energy_reason is not None:

@@ -6,10 +6,13 @@ import hashlib
 import os
 import platform
 import re
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import pipelines
+import srbench
 from srbench.git import git_state
 from srbench.nvml import Gpu, driver_facts
 
@@ -41,6 +44,7 @@ def fingerprint(gpu: Gpu | None) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": package_versions(),
         "cpu_threads": cpu_threads(),
+        "code_sha256": code_digest(),
         **git_state(Path.cwd()),
     }
     if gpu is not None:
@@ -51,6 +55,17 @@ def fingerprint(gpu: Gpu | None) -> dict[str, Any]:
             **driver_facts(gpu.uuid),
         }
     return facts
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 of srbench's and its pipelines' sources: versions and commits miss an edited file."""
+    digest = hashlib.sha256()
+    for package in (pipelines, srbench):
+        root = Path(str(package.__file__)).parent
+        for file in sorted(root.rglob("*.py")):
+            digest.update(f"{file.relative_to(root.parent)}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def usable_cores() -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 from srbench.arm import Arm, Job
 from srbench.cases import Case
 from srbench.coordinator import Coordinator, Observer, Sink
-from srbench.fidelity.roles import FP32, OTHER_SEED, REPEAT, ROLES
+from srbench.fidelity.roles import FP32, OTHER_PROCESS, OTHER_SEED, REPEAT, ROLES
 from srbench.outcome import Failure, Outcome
 from srbench.plan import Plan
 from srbench.protocol import Alone, Judge, Judged, Paint, Painted
@@ -34,10 +34,12 @@ class Evidence:
 
     Attributes:
         alone: Arm -> its solo phase.
+        others: Arm -> what it painted in other processes, where that differs.
         exact: The baseline in float32; None where nobody asks for it.
     """
 
     alone: Mapping[str, Alone | Failure]
+    others: Mapping[str, list[Painted] | Failure]
     exact: Painted | Failure | None
 
 
@@ -86,8 +88,15 @@ def judge_run(
     ]
     if not wanted:
         return []
+    arms = job.plan.arms
     cases = list(dict.fromkeys(pairing.case for pairing in wanted))
     alone = {case: coordinator.pictures(case) for case in cases}
+    others = {
+        case: {arm: coordinator.gallery.others((case, arm)) for arm in arms} for case in cases
+    }
+    wanted += [
+        Pairing(case, arm, OTHER_PROCESS) for case in cases for arm in arms if others[case][arm]
+    ]
     # One network's weights at a time: the pipelines leave before the reference comes, and it leaves
     # before the metrics' networks come.
     coordinator.close_workers()
@@ -96,7 +105,8 @@ def judge_run(
     records = []
     with _Comparer(coordinator, job, observer) as comparer:
         for pairing in wanted:
-            evidence = Evidence(alone[pairing.case], exact.get(pairing.case))
+            case = pairing.case
+            evidence = Evidence(alone[case], others[case], exact.get(case))
             records.append(comparer.judge(pairing, evidence))
             sink.append([records[-1]])
     return records
@@ -114,7 +124,7 @@ def _paint_exactly(
                 in_fp32 = replace(job, precision="fp32")
                 arm = Arm(job.plan.arms[0], in_fp32, coordinator.folder, observer.note)
             request = Paint(
-                image=coordinator.image(name),
+                image=coordinator.gallery.inputs[name],
                 scale=Case.parse(name).scale,
                 seed=job.noise_seed,
                 outputs=str(coordinator.folder / f"fp32-{number}"),
@@ -143,22 +153,39 @@ def _unfit(arm: Arm) -> Failure | None:
     return None
 
 
-def sides(pairing: Pairing, evidence: Evidence) -> tuple[Files, Files] | Failure:
-    """Files of the reference and of the arm, or why one of them has none."""
+def sides(pairing: Pairing, evidence: Evidence) -> tuple[list[Files], Files] | Failure:
+    """Files of the references and of the arm, or why one of them has none."""
     ours = evidence.alone[pairing.arm]
     if isinstance(ours, Failure):
         return ours
     if pairing.reference == REPEAT:
         if ours.distinct_pictures is None:
             return Failure(Outcome.UNSUPPORTED, "its worker made no second picture")
-        return {"picture": ours.repeat or ours.picture}, _files(ours)
+        return [{"picture": ours.repeat or ours.picture}], _files(ours)
+    if pairing.reference == OTHER_PROCESS:
+        others = evidence.others[pairing.arm]
+        if isinstance(others, Failure):
+            return others
+        return [{"picture": other.picture} for other in others], _files(ours)
     if pairing.reference == OTHER_SEED:
         if ours.other_seed is None:
             return Failure(Outcome.UNSUPPORTED, "its worker made no picture under another seed")
-        return {"picture": ours.other_seed}, _files(ours)
+        return [{"picture": ours.other_seed}], _files(ours)
     theirs = evidence.exact if pairing.reference == FP32 else evidence.alone[pairing.reference]
     assert theirs is not None
-    return theirs if isinstance(theirs, Failure) else (_files(theirs), _files(ours))
+    return theirs if isinstance(theirs, Failure) else ([_files(theirs)], _files(ours))
+
+
+def worst(records: Sequence[FidelityRecord]) -> FidelityRecord:
+    """One record for several pictures: the first that came to nothing, else the lowest PSNRs."""
+    if broken := next((record for record in records if record.outcome != Outcome.OK), None):
+        return broken
+    lowest = {
+        metric: min(record.metrics[metric] for record in records)
+        for metric in ("psnr", "worst_block_psnr")
+    }
+    farthest = min(records, key=lambda record: record.metrics["psnr"])
+    return replace(farthest, metrics=farthest.metrics | lowest)
 
 
 def _files(made: Painted) -> Files:
@@ -188,12 +215,15 @@ class _Comparer:
             return _failed(pairing, found)
         alone = evidence.alone[pairing.arm]
         assert isinstance(alone, Alone)
-        record = replace(self._ask(pairing, *found), picture_sha256=alone.picture_sha256)
-        if pairing.reference == REPEAT and record.metrics:
-            assert alone.distinct_pictures is not None
-            modes = {"distinct_pictures": float(alone.distinct_pictures)}
-            return replace(record, metrics=record.metrics | modes)
-        return record
+        references, ours = found
+        records = [self._ask(pairing, reference, ours) for reference in references]
+        record = records[0] if len(records) == 1 else worst(records)
+        distinct = alone.distinct_pictures if pairing.reference == REPEAT else 1 + len(records)
+        if pairing.reference in (REPEAT, OTHER_PROCESS) and record.metrics:
+            assert distinct is not None
+            modes = {"distinct_pictures": float(distinct)}
+            record = replace(record, metrics=record.metrics | modes)
+        return replace(record, picture_sha256=alone.picture_sha256)
 
     def _ask(self, pairing: Pairing, theirs: Files, ours: Files) -> FidelityRecord:
         if self._worker is None or not self._worker.alive:
@@ -203,7 +233,7 @@ class _Comparer:
             case=pairing.case,
             pipeline=pairing.arm,
             reference=pairing.reference,
-            image=self._coordinator.image(pairing.case) if between_arms else None,
+            image=self._coordinator.gallery.inputs[pairing.case] if between_arms else None,
             reference_files=theirs,
             candidate_files=ours,
             device=self._job.device,

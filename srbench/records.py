@@ -167,12 +167,13 @@ class FidelityRecord(Record):
         pipeline: The arm judged.
         reference: The arm (`s3diff-baseline`) it is held against, or a role: `fp32` (the baseline
             pipeline in float32), `repeat` (the worst of the arm's own four further pictures),
-            `other_seed` (the arm's own picture with other noise).
+            `other_seed` (the arm's own picture with other noise), `other_process` (the worst of
+            what the arm timed in other processes, where that differs from its judged picture).
         metrics: Metric -> value. `psnr` (8-bit RGB), `psnr_float`, `ssim` (Y), `lpips`,
             `worst_block_psnr` (lowest over 64x64 blocks of the 8-bit picture), `eps_relative_l2`,
             `max_abs_diff` (8-bit levels), `worst_band_psnr` (lowest over 16x64 and 64x16 bands,
             where seams show), `flat_blocks` (64x64 blocks of one colour in this arm only),
-            `distinct_pictures` (of five; of `repeat` only).
+            `distinct_pictures` (of five in `repeat`; of all processes in `other_process`).
         not_measured: Metric -> why.
         providers: Metric -> `library version (variant)`.
         worst_block: [top, left] of the worst 64x64 block in output pixels.

@@ -109,8 +109,8 @@ def resume(path: Path, preparation: Preparation, conduct: Conduct) -> Run:
         conduct.looking.check(empty_run(head))
         if head.fingerprint["dirty"]:
             conduct.observer.note(
-                "the working tree is modified, as it was when the run began: only you know "
-                "whether it is the same code"
+                "the working tree is modified: pipelines of your own that lie in "
+                "it must be what they were when the run began"
             )
         _measure(coordinator, preparation.job, RunWriter.resume(path), path, conduct, begun)
     return read_run(path)
@@ -124,6 +124,8 @@ def _measure(
     conduct: Conduct,
     begun: Run | None,
 ) -> None:
+    if begun:
+        coordinator.gallery.recall(begun.cells)
     with opened as writer:
         blocks = coordinator.run(
             writer,
@@ -160,6 +162,8 @@ def _change(begun: RunRecord, now: RunRecord) -> str | None:
     for name in begun.pipelines:
         if (begun.versions[name], begun.options[name]) != (now.versions[name], now.options[name]):
             return f"{name} or its options have changed"
+    if (begun.tiers, begun.tf32) != (now.tiers, now.tf32):
+        return "its fidelity tiers or its TF32 setting have changed"
     if begun.pairing != now.pairing:
         return f"its pairing was {begun.pairing}, the arms now need {now.pairing}"
     then, facts = (_facts(head.fingerprint) for head in (begun, now))
@@ -170,8 +174,13 @@ def _change(begun: RunRecord, now: RunRecord) -> str | None:
 
 
 def _facts(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """A fingerprint without the host's name, which a container changes with every start."""
-    facts = {key: value for key, value in fingerprint.items() if key not in ("host", "versions")}
+    """A fingerprint without what may change.
+
+    That is the host's name, which a container has anew with every start, and whether the working
+    tree is modified, as it is by the report of the interrupted run.
+    """
+    apart = ("host", "dirty", "versions")
+    facts = {key: value for key, value in fingerprint.items() if key not in apart}
     return {**facts, **fingerprint["versions"]}
 
 

@@ -56,8 +56,8 @@ def simulate(
         typer.Option(
             metavar="KIND[=VALUE]",
             help="Spoil the candidate; repeatable: slow=1.05, memory=1.05, energy=1.1, work=1.01, "
-            "bimodal, bad-tile, nondeterministic, nan, oom=CASE, crash=CASE, hang=CASE, "
-            "throttle[=BLOCK], foreign[=BLOCK].",
+            "bimodal, bad-tile, late-bad-tile, nondeterministic, nan, oom=CASE, crash=CASE, "
+            "hang=CASE, throttle[=BLOCK], foreign[=BLOCK].",
         ),
     ] = None,
     until_decided: UntilDecided = False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -130,6 +131,8 @@ def _measure(
         found = provider.measure(asked, ours, theirs)
         if found.value is None:
             missing[name] = found.reason or ""
+        elif not isfinite(found.value):
+            missing[name] = f"{found.provider} gives {found.value}"
         else:
             metrics[name] = found.value
             providers[name] = found.provider

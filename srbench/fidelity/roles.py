@@ -6,4 +6,6 @@ REPEAT = "repeat"
 """The arm's own picture again, in the same process: the worst of several."""
 OTHER_SEED = "other_seed"
 """The arm's own picture with other noise: how much the model itself varies."""
-ROLES = frozenset({FP32, REPEAT, OTHER_SEED})
+OTHER_PROCESS = "other_process"
+"""What the arm painted in other processes, where that differs: the worst of it."""
+ROLES = frozenset({FP32, REPEAT, OTHER_SEED, OTHER_PROCESS})

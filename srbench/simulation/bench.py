@@ -185,6 +185,7 @@ class SimulatedBench:
             precision=self._precision,
             plants=self._plants,
             turn=self._painted,
+            block=self._block,
         )
 
     def _hash(self, request: protocol.Upscale) -> str:

@@ -22,7 +22,15 @@ Floats = NDArray[np.float32]
 
 
 def paint(
-    image: Picture, scale: int, *, seed: int, arm: str, precision: str, plants: Plants, turn: int
+    image: Picture,
+    scale: int,
+    *,
+    seed: int,
+    arm: str,
+    precision: str,
+    plants: Plants,
+    turn: int,
+    block: int,
 ) -> Floats:
     """The picture before its rounding to 8 bits.
 
@@ -34,6 +42,7 @@ def paint(
         precision: `fp32` has no error, `fp16` has.
         plants: What is wrong.
         turn: How many pictures this process painted before; only a nondeterministic arm cares.
+        block: That the process belongs to.
 
     Returns:
         [h scale, w scale, 3], in [0, 1] unless planted otherwise.
@@ -47,7 +56,7 @@ def paint(
         large += 2 * ROUNDING * _normal(large.shape, "turn", arm, turn)
     np.clip(large, 0, 1, out=large)
     tile = large[_middle(large.shape[0]), _middle(large.shape[1])]
-    if plants.bad_tile:
+    if plants.bad_tile or (plants.late_bad_tile and block > 0):
         tile[:] = 0.5
     if plants.nan:
         tile[0, 0] = np.nan

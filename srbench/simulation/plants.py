@@ -20,6 +20,7 @@ class Plants:
         slow, memory, energy, work: Factors on time, allocated bytes, joules and work counters.
         bimodal: Every process lands in one of two modes.
         bad_tile: One 64x64 tile of every picture is grey.
+        late_bad_tile: The same from the second block on, after the judged picture is made.
         nondeterministic: No two pictures are equal.
         nan: The picture before rounding holds NaN.
         oom, crash, hang: Case in which the worker runs out of memory, dies, or waits for a child
@@ -34,6 +35,7 @@ class Plants:
     work: float = 1.0
     bimodal: bool = False
     bad_tile: bool = False
+    late_bad_tile: bool = False
     nondeterministic: bool = False
     nan: bool = False
     oom: str = ""
@@ -126,6 +128,7 @@ _KINDS: dict[str, Callable[[str, str | None], Any]] = {
     "work": _factor(1.01),
     "bimodal": _flag,
     "bad-tile": _flag,
+    "late-bad-tile": _flag,
     "nondeterministic": _flag,
     "nan": _flag,
     "oom": _case,

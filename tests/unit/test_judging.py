@@ -207,9 +207,9 @@ def test_a_worker_that_tried_once_proves_nothing() -> None:
         picture_sha256="",
     )
     for role in (REPEAT, OTHER_SEED):
-        found = sides(Pairing("a", "base", role), Evidence({"base": once}, None))
+        found = sides(Pairing("a", "base", role), Evidence({"base": once}, {}, None))
         assert isinstance(found, Failure)
         assert found.outcome is Outcome.UNSUPPORTED
     again = replace(once, distinct_pictures=1)
-    found = sides(Pairing("a", "base", REPEAT), Evidence({"base": again}, None))
-    assert found == ({"picture": "p"}, {"picture": "p", "picture_float": "f", "eps": None})
+    found = sides(Pairing("a", "base", REPEAT), Evidence({"base": again}, {}, None))
+    assert found == ([{"picture": "p"}], {"picture": "p", "picture_float": "f", "eps": None})

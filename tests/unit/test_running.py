@@ -9,7 +9,8 @@ import pytest
 
 from srbench.cases import parse_cases
 from srbench.errors import NotComparableError, UsageError
-from srbench.records import CellRecord, Run
+from srbench.fidelity.roles import OTHER_PROCESS
+from srbench.records import CellRecord, FidelityRecord, Run
 from srbench.running import Conduct, Looking, begin, resume
 from srbench.simulation.preparing import design_of, make_design, prepare_simulation
 
@@ -31,12 +32,12 @@ def after(blocks: int) -> Callable[[], bool]:
     return lambda: next(asked) >= blocks
 
 
-def preparation(out: Path, *, looks: Any = ()) -> Any:
+def preparation(out: Path, *, looks: Any = (), plants: Any = ()) -> Any:
     design = make_design(
         parse_cases(("16x16x1",)),
         noise="quiet",
         speedup=2.0,
-        plants=[],
+        plants=list(plants),
         looks=list(looks),
         against=None,
         seed=0,
@@ -147,3 +148,36 @@ def test_nothing_is_measured_where_no_look_could_find_an_answer(tmp_path: Path) 
     with pytest.raises(NotComparableError, match="other weights"):
         begin(preparation(tmp_path), tmp_path, [], Conduct(Quiet(), looking=Looking(check=check)))
     assert list(tmp_path.glob("*/*.jsonl")) == []
+
+
+def judged(run: Run) -> dict[str, FidelityRecord]:
+    """Arm -> what its other processes painted."""
+    return {r.pipeline: r for r in run.fidelity if r.reference == OTHER_PROCESS}
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2, 3])
+def test_what_a_later_process_paints_differently_is_judged(tmp_path: Path, blocks: int) -> None:
+    """Also where the run was broken off in between: the last process still tells."""
+    prepared = preparation(tmp_path, plants=["late-bad-tile"])
+    stop = after(blocks) if blocks < 3 else lambda: False
+    run = begin(prepared, tmp_path, [], Conduct(Quiet(), stop=stop))
+    if not run.ended:
+        run = go_on(tmp_path / run.head.profile / f"{run.head.run_id}.jsonl")
+    assert run.ended
+    (record,) = judged(run).values()
+    assert record.pipeline == "simulated-optimized"
+    assert record.outcome == "ok"
+    assert record.metrics["worst_block_psnr"] < 20
+    assert record.metrics["distinct_pictures"] == 2
+    against = {r.reference: r for r in run.fidelity if r.pipeline == record.pipeline}
+    assert against["simulated-baseline"].metrics["worst_block_psnr"] > 40
+
+
+def test_pictures_that_went_with_their_processes_are_not_passed_over(tmp_path: Path) -> None:
+    prepared = preparation(tmp_path, plants=["late-bad-tile"])
+    run = begin(prepared, tmp_path, [], Conduct(Quiet(), stop=after(3)))
+    assert run.finished_blocks == {0, 1, 2}
+    run = go_on(tmp_path / run.head.profile / f"{run.head.run_id}.jsonl")
+    (record,) = judged(run).values()
+    assert record.outcome == "unsupported"
+    assert record.reason == "1 of its pictures went with the processes that painted them"

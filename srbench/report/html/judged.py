@@ -18,6 +18,7 @@ _METRICS = {
 _REFERENCES = {
     "fp32": "baseline in fp32",
     "repeat": "itself, worst of four more",
+    "other_process": "itself in other processes, the worst",
     "other_seed": "itself, other noise",
     "hr": "the photograph (HR)",
 }

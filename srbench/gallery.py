@@ -1,0 +1,117 @@
+"""What the arms of a run painted: the judged pictures, and what other processes painted instead."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from srbench.arm import Arm, Job
+from srbench.cases import Case
+from srbench.errors import InfrastructureError
+from srbench.outcome import Failure, Outcome
+from srbench.protocol import Alone, Paint, Painted, Solo
+from srbench.records import CellRecord
+from srbench.scratch import keep
+
+Place = tuple[str, str]
+"""Case and arm."""
+
+
+class Gallery:
+    """Pictures by case and arm.
+
+    The judged picture is the solo phase's, of one process. Timed images are known by their hashes;
+    where a process paints something else, it is asked for that picture while it lives.
+
+    Attributes:
+        alone: (case, arm) -> its solo phase.
+        inputs: Case -> `.npy` file of its image.
+    """
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        """Lay the inputs out in a folder; nothing is painted yet.
+
+        Raises:
+            InfrastructureError: No room for them.
+        """
+        self.alone: dict[Place, Alone | Failure] = {}
+        self.inputs: dict[str, str] = {}
+        self._job = job
+        self._folder = folder
+        self._timed: defaultdict[Place, set[str]] = defaultdict(set)
+        self._others: defaultdict[Place, dict[str, Painted | Failure]] = defaultdict(dict)
+        try:
+            for number, (case, image) in enumerate(job.inputs.items()):
+                self.inputs[case] = keep(image.pixels, str(folder / "input"), str(number))
+        except OSError as error:
+            raise InfrastructureError(f"{folder}: cannot write ({error.strerror})") from error
+
+    def solo(self, arm: Arm, case: str) -> Alone | Failure:
+        """Have an arm measured alone and its judged picture made."""
+        baseline = arm.name == self._job.plan.arms[0]
+        return arm.ask(
+            Alone,
+            Solo(
+                image=self.inputs[case],
+                scale=Case.parse(case).scale,
+                seed=self._job.noise_seed,
+                outputs=self._outputs(arm, case, "alone"),
+                other_seed=self._job.noise_seed + 1 if baseline else None,
+            ),
+        )
+
+    def recall(self, cells: Iterable[CellRecord]) -> None:
+        """Take over what an earlier session timed; its pictures are gone."""
+        for cell in cells:
+            place = cell.case, cell.pipeline
+            self._timed[place] |= {str(sample["output_sha256"]) for sample in cell.samples}
+
+    def strange(self, place: Place, hashes: Iterable[str]) -> set[str]:
+        """Those hashes of timed images that are neither the judged picture's nor kept already."""
+        found = set(hashes)
+        self._timed[place] |= found
+        judged = self.alone.get(place)
+        known = {judged.picture_sha256} if isinstance(judged, Alone) else set()
+        return found - known - self._others[place].keys()
+
+    def paint_again(self, arm: Arm, case: str, block: int, hashes: Iterable[str]) -> None:
+        """Have a process paint what it has timed, and keep that under those images' hashes."""
+        picture = arm.ask(
+            Painted,
+            Paint(
+                image=self.inputs[case],
+                scale=Case.parse(case).scale,
+                seed=self._job.noise_seed,
+                outputs=self._outputs(arm, case, str(block)),
+            ),
+        )
+        self._others[case, arm.name] |= dict.fromkeys(hashes, picture)
+
+    def others(self, place: Place) -> list[Painted] | Failure:
+        """Timed pictures that are not the judged one; a failure where one of them is not kept.
+
+        None of an arm that paints differently within one process: that is judged by itself.
+        """
+        judged = self.alone[place]
+        if isinstance(judged, Failure) or judged.distinct_pictures != 1:
+            return []
+        kept = self._others[place]
+        unjudged = self._timed[place] - {judged.picture_sha256}
+        if gone := unjudged - kept.keys():
+            return Failure(
+                Outcome.UNSUPPORTED,
+                f"{len(gone)} of its pictures went with the processes that painted them",
+            )
+        pictures = []
+        for picture in {id(kept[digest]): kept[digest] for digest in unjudged}.values():
+            if isinstance(picture, Failure):
+                return picture
+            pictures.append(picture)
+        return pictures
+
+    def _outputs(self, arm: Arm, case: str, what: str) -> str:
+        """Prefix of the files of an arm's pictures; names of arms may hold anything."""
+        plan = self._job.plan
+        number = f"{plan.cases.index(case)}-{plan.arms.index(arm.name)}"
+        return str(self._folder / f"output-{number}-{what}")
