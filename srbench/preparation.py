@@ -162,6 +162,7 @@ def prepare_resume(head: RunRecord, settings: Settings, note: Callable[[str], No
         NotComparableError: The device, weights or inputs are others than the run began with.
     """
     profile, gpu = choose_profile(head.profile, list_gpus())
+    check_writable(report_folder(settings.out))
     began_with = head.weights["kind"]
     weights = _weights(
         settings.weights or (None if began_with == "folder" else began_with), head.device

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -78,12 +79,15 @@ def _repository(arm: ArmSpec) -> Path:
 def _worktree(repository: Path, commit: str, folder: Path) -> Path:
     """The revision's files, as they were committed: somebody may have edited those in the cache."""
     found = git_state(folder)
-    if found["commit"] != commit:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # A folder of the cache that was deleted by hand is still registered: --force takes it over.
-        _must(["git", "worktree", "add", "--force", "--detach", str(folder), commit], repository)
-    elif found["dirty"]:
-        _must(["git", "reset", "--hard", "--quiet", commit], folder)
+    if found["commit"] == commit:
+        if found["dirty"]:
+            _must(["git", "reset", "--hard", "--quiet", commit], folder)
+        return folder
+    # Of a repository that is gone, or half made by a process that was killed.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # A folder of the cache that was deleted is still registered: --force takes it over.
+    _must(["git", "worktree", "add", "--force", "--detach", str(folder), commit], repository)
     return folder
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from srbench.errors import InfrastructureError, UsageError
 from srbench.locks import try_lock
 
 if TYPE_CHECKING:
@@ -39,10 +40,13 @@ def run_folder() -> Iterator[Path]:
 def _claim() -> tuple[Path, int]:
     """A new folder and its lock; one that a neighbour swept before it was locked is given up."""
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=f"srbench-{os.getpid()}-"))
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=f"srbench-{os.getpid()}-"))
+        except OSError as error:
+            raise InfrastructureError(f"no temporary folder ({error.strerror})") from error
         with contextlib.suppress(FileNotFoundError):
             lock = os.open(folder, os.O_RDONLY)
-            if try_lock(lock) and folder.is_dir():
+            if try_lock(lock, folder) and folder.is_dir():
                 return folder, lock
             os.close(lock)
 
@@ -51,12 +55,12 @@ def _sweep(root: Path) -> None:
     for folder in root.glob("srbench-*"):
         if not _NAME.fullmatch(folder.name):
             continue
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UsageError):
             if folder.stat().st_uid != os.getuid():
                 continue
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                if try_lock(lock):
+                if try_lock(lock, folder):
                     shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(lock)

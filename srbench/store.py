@@ -108,7 +108,7 @@ class RunWriter:
 
 
 def _hold(file: IO[bytes], path: Path) -> None:
-    if not try_lock(file):
+    if not try_lock(file, path):
         raise UsageError(f"{path}: another srbench process is writing it")
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import srbench
 from pipelines.cache import cache_folder
+from srbench.errors import InfrastructureError
 from srbench.outcome import Failure, Outcome, of_exit
 from srbench.wire import REPLIES, Exit, Failed, Message, decode
 
@@ -96,9 +97,11 @@ class WorkerProcess:
         if isinstance(line, Failure):
             return line
         reply = decode(line, REPLIES)
-        if isinstance(reply, Failed):
-            return Failure(Outcome(reply.outcome), reply.reason)
-        return reply
+        if not isinstance(reply, Failed):
+            return reply
+        if reply.outcome not in set(Outcome):
+            raise InfrastructureError(f"worker protocol: no such outcome: {reply.outcome!r}")
+        return Failure(Outcome(reply.outcome), reply.reason)
 
     def ask(self, request: Message, timeout_s: float) -> Message | Failure:
         """Send and receive."""

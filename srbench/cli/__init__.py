@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import NoReturn
 
 import typer
@@ -53,4 +54,8 @@ def main() -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.OK)
+    except Exception as error:  # noqa: BLE001  Python's own exit code is the gate's "regression"
+        traceback.print_exc()
+        what = f"{type(error).__name__}: {error}"
+        _leave(f"internal error: {what}; please report it", ExitCode.INFRASTRUCTURE)
     sys.exit(code)

@@ -100,6 +100,7 @@ def aa(
 def _conclude(done: Run, path: Path, settings: Settings, *, as_json: bool) -> tuple[ExitCode, str]:
     """Analyse, write the noise file and the page, print; returns how the command ends."""
     from srbench.aa import aa_markdown, aa_table, analyse, noise_file
+    from srbench.durable import replace_file
     from srbench.noise import write_noise
     from srbench.preparation import report_folder
 
@@ -109,7 +110,7 @@ def _conclude(done: Run, path: Path, settings: Settings, *, as_json: bool) -> tu
         files["noise"] = str(write_noise(settings.out, noise_file(done, result)))
     page = report_folder(settings.out) / f"aa_{done.head.profile}.md"
     try:
-        page.write_text(aa_markdown(result), encoding="utf-8")
+        replace_file(page, aa_markdown(result))
     except OSError as error:
         raise InfrastructureError(f"{page}: cannot be written ({error.strerror})") from error
     files["report"] = str(page)

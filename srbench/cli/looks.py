@@ -75,6 +75,8 @@ def looking_by_gate(
     from srbench.running import Looking
 
     if not looks:
+        if policy_file is not None:
+            raise UsageError("--policy: goes with --until-decided, which the run was begun without")
         return Looking()
     from srbench.baselines import resolve
     from srbench.cli.conduct import note

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +109,19 @@ def test_a_worktree_that_was_edited_is_put_right(
     again = checked_out(arm, pytest.fail)
     assert file.read_text() == VERSION.format(version="1")
     assert again.commit == commit == git(project, "rev-parse", "old")
+
+
+def test_a_worktree_outlives_the_clone_that_it_came_from(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SRBENCH_CACHE", str(tmp_path / "cache"))
+    again = tmp_path / "again"
+    git(tmp_path, "clone", "-q", str(project), str(again))
+    arm = parse_arm("mine:Mine@old")
+    monkeypatch.chdir(project)
+    commit = checked_out(arm, pytest.fail).commit
+    shutil.rmtree(project)
+    monkeypatch.chdir(again)
+    assert checked_out(arm, pytest.fail).commit == commit
+    file = tmp_path / "cache" / "revisions" / str(commit) / "mine.py"
+    assert file.read_text() == VERSION.format(version="1")

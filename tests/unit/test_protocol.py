@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from srbench.outcome import classify, of_exit
 from srbench.protocol import Counted, CountWork, Describe, Load, Solo, Timed
 from srbench.wire import REPLIES, REQUESTS, Exit, Failed, decode
 from srbench.workbench import Workbench
+from srbench.worker_process import Launch, WorkerProcess
 from tests.fixtures_pipelines import Bicubic, BicubicOptions
 
 LOAD = Load(path="w", kind="mini", digest="0", synthetic=True, device="cpu", precision="fp32")
@@ -85,3 +87,13 @@ def test_all_counters_of_a_pipeline_cross_the_protocol() -> None:
 def test_a_worker_starts_to_listen_without_torch() -> None:
     check = "import sys, srbench.worker, srbench.workbench; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def test_an_outcome_of_another_srbench_is_no_traceback(tmp_path: Path) -> None:
+    answer = json.dumps({"type": "failed", "outcome": "melted", "reason": "hot"})
+    worker = WorkerProcess(tmp_path / "log", Launch(command=("echo", answer)))
+    try:
+        with pytest.raises(InfrastructureError, match="no such outcome: 'melted'"):
+            worker.receive(10)
+    finally:
+        worker.kill()
