@@ -100,10 +100,10 @@ def _file_table(folder: Path) -> tuple[dict[str, Any], str]:
             except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
                 raise UsageError(f"{file}: no valid TOML ({error})") from error
             for step in path:
-                table = table.get(step)
-                if table is None:
-                    break
-            if isinstance(table, dict):
+                table = table.get(step, {})
+                if not isinstance(table, dict):
+                    raise UsageError(f"{file}: [{'.'.join(path)}] must be a table")
+            if table or not path:
                 return table, str(file)
     return {}, ""
 

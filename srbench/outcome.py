@@ -42,8 +42,8 @@ class Failure:
 
 
 def one_line(text: str, limit: int = 300) -> str:
-    """Whitespace folded, and cut."""
-    folded = " ".join(text.split())
+    """Whitespace folded, what a terminal would obey left out, and cut."""
+    folded = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return folded if len(folded) <= limit else folded[: limit - 1] + "…"
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Self
 
+from srbench.shape import misfit
+
 SCHEMA_VERSION = 1
 
 
@@ -24,9 +26,16 @@ class Record:
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> Self:
-        """Inverse of `to_json`; keys of later minor additions are ignored."""
+        """Inverse of `to_json`; keys of later minor additions are ignored.
+
+        Raises:
+            TypeError: A field is missing or of another type.
+        """
         known = {f.name for f in fields(cls)}
-        return cls(**{key: value for key, value in line.items() if key in known})
+        values = {key: value for key, value in line.items() if key in known}
+        if wrong := misfit(cls, values):
+            raise TypeError(wrong)
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +66,8 @@ class RunRecord(Record):
         arms: Arm name -> {`pipeline`, `revision` (as typed or null), `commit` (hash or null)}.
         looks: Numbers of blocks after which a sequential run may end; empty for a fixed number.
         against: What a sequential run is held against at its looks; null for its own baseline.
+        decided_by: Of a sequential run: `policy_sha256`, and `against_run_id` where it is held
+            against another run.
         pairing: `interleaved` (both workers warm, images in turns) or `block` (one worker after
             the other, where both do not fit on the device).
     """
@@ -87,6 +98,7 @@ class RunRecord(Record):
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     looks: list[int] = field(default_factory=list)
     against: str | None = None
+    decided_by: dict[str, str] = field(default_factory=dict)
     pairing: str = "interleaved"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,12 @@ class Looking:
         check: Told the run without its cells before the first block; raises where a look could
             never find an answer.
         decided: Asked at each look, of the finished blocks, whether they are enough.
+        terms: What the answer depends on beside the run, for the record.
     """
 
     check: Callable[[Run], None] = lambda run: None
     decided: Callable[[Run], bool] = lambda run: False
+    terms: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Conduct:
 
     observer: Observer
     stop: Callable[[], bool] = lambda: False
-    looking: Looking = Looking()
+    looking: Looking = field(default_factory=Looking)
 
 
 def begin(preparation: Preparation, out: Path, argv: list[str], conduct: Conduct) -> Run:
@@ -78,7 +80,7 @@ def begin(preparation: Preparation, out: Path, argv: list[str], conduct: Conduct
             job.assignments,
             (name for described in facts.described.values() for name in described.options),
         )
-        head = make_head(preparation, facts, argv)
+        head = make_head(preparation, facts, argv, conduct.looking)
         conduct.looking.check(empty_run(head))
         path = out / head.profile / f"{head.run_id}.jsonl"
         conduct.observer.note(f"measuring {head.run_id}")
@@ -101,7 +103,7 @@ def resume(path: Path, preparation: Preparation, conduct: Conduct) -> Run:
         begun = read_run(path)
         if begun.ended:
             raise UsageError(f"--resume: {begun.head.run_id} is finished by now")
-        head = make_head(preparation, coordinator.open(), begun.head.argv)
+        head = make_head(preparation, coordinator.open(), begun.head.argv, conduct.looking)
         if change := _change(begun.head, head):
             raise NotComparableError(
                 f"--resume: {begun.head.run_id} cannot go on: {change}; start a new run"
@@ -164,6 +166,8 @@ def _change(begun: RunRecord, now: RunRecord) -> str | None:
             return f"{name} or its options have changed"
     if (begun.tiers, begun.tf32) != (now.tiers, now.tf32):
         return "its fidelity tiers or its TF32 setting have changed"
+    if begun.decided_by != now.decided_by:
+        return "the policy or what --against names is another one than at its earlier looks"
     if begun.pairing != now.pairing:
         return f"its pairing was {begun.pairing}, the arms now need {now.pairing}"
     then, facts = (_facts(head.fingerprint) for head in (begun, now))
@@ -184,7 +188,9 @@ def _facts(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     return {**facts, **fingerprint["versions"]}
 
 
-def make_head(preparation: Preparation, facts: Facts, argv: list[str]) -> RunRecord:
+def make_head(
+    preparation: Preparation, facts: Facts, argv: list[str], looking: Looking
+) -> RunRecord:
     """The first line of a results file."""
     job = preparation.job
     plan: Plan = job.plan
@@ -219,6 +225,7 @@ def make_head(preparation: Preparation, facts: Facts, argv: list[str]) -> RunRec
         arms={name: job.arm(name).to_record() for name in plan.arms},
         looks=list(plan.looks),
         against=preparation.against,
+        decided_by=dict(looking.terms),
         pairing=facts.pairing,
     )
 

@@ -181,10 +181,15 @@ def _lines(path: Path) -> list[Any]:
     lines = []
     for number, part in enumerate(parts, start=1):
         try:
-            lines.append(json.loads(part))
+            lines.append(json.loads(part, parse_constant=_no_number))
         except ValueError as error:
             raise UsageError(f"{path}: line {number} is damaged (no JSON)") from error
     return lines
+
+
+def _no_number(text: str) -> float:
+    """NaN and infinity: Python reads them, JSON has none, and no record was written with one."""
+    raise ValueError(text)
 
 
 def _head(path: Path, lines: list[Any]) -> RunRecord:

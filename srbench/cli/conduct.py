@@ -96,10 +96,13 @@ def _interruptible(progress: Lines) -> Iterator[Callable[[], bool]]:
         progress.note("finishing the current block; Ctrl-C again stops at once")
 
     previous = signal.signal(signal.SIGINT, first)
+    # Whoever sends this one does not wait for a block to end.
+    terminated = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, previous)
+        signal.signal(signal.SIGTERM, terminated)
 
 
 def how_it_ended(done: Run, path: Path) -> tuple[ExitCode, str]:

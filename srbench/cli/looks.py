@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +14,7 @@ import typer
 from srbench.errors import NotComparableError, UsageError
 
 if TYPE_CHECKING:
+    from srbench.gate import Policy
     from srbench.records import Run
     from srbench.running import Looking
 
@@ -86,6 +90,9 @@ def looking_by_gate(
     policy = load_policy(policy_file)
     reference, name = (None, "") if against is None else resolve(against, profile, results)
     noise = read_noise(results, profile)
+    terms = {"policy_sha256": _digest(policy)}
+    if reference is not None:
+        terms["against_run_id"] = reference.head.run_id
 
     def check(run: Run) -> None:
         require_judgeable(run, policy, reference, name, noise)
@@ -97,4 +104,8 @@ def looking_by_gate(
             note(f"the look after {len(run.finished_blocks)} blocks finds nothing: {error}")
             return False
 
-    return Looking(check, decided)
+    return Looking(check, decided, terms)
+
+
+def _digest(policy: Policy) -> str:
+    return hashlib.sha256(json.dumps(asdict(policy), sort_keys=True).encode()).hexdigest()

@@ -156,6 +156,10 @@ def run(
         refuse_changes({**fixed, "until_decided": until_decided, "against": against})
     settings = load_settings({**fixed, **free})
     if settings.gpu == META and resume is None:
+        apart = ("gpu", "cases", "pipelines", "options")
+        measuring = {key: value for key, value in fixed.items() if key not in apart}
+        asked = {"until_decided": until_decided, "against": against, "policy": policy}
+        refuse({**measuring, **asked}, "nothing is measured with --gpu meta; leave it out")
         _count(settings, as_json=as_json)
         return
     if resume is not None:
@@ -168,10 +172,15 @@ def run(
 
 def refuse_changes(fixed: dict[str, Any]) -> None:
     """Raise UsageError for an option that a run was begun with and --resume may not change."""
-    for key, value in fixed.items():
+    refuse(fixed, "cannot be changed with --resume; leave it out")
+
+
+def refuse(options: dict[str, Any], why: str) -> None:
+    """Raise UsageError for the first of these options that was given."""
+    for key, value in options.items():
         if value is not None and value is not False:
             option = "set" if key == "options" else key.replace("_", "-")
-            raise UsageError(f"--{option}: cannot be changed with --resume; leave it out")
+            raise UsageError(f"--{option}: {why}")
 
 
 def _begin(

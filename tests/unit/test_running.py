@@ -140,6 +140,18 @@ def test_a_resumed_look_does_not_see_the_block_that_was_broken_off(tmp_path: Pat
     assert {cell.block for cell in done.cells} == {0}
 
 
+def test_looks_under_other_terms_are_refused(tmp_path: Path) -> None:
+    """Another policy, or another run behind the name of --against, than at the earlier looks."""
+    prepared = preparation(tmp_path, looks=(2, 3))
+    begun = Looking(terms={"policy_sha256": "a"})
+    run = begin(prepared, tmp_path, [], Conduct(Quiet(), stop=after(1), looking=begun))
+    path = tmp_path / run.head.profile / f"{run.head.run_id}.jsonl"
+    assert run.head.decided_by == begun.terms
+    with pytest.raises(NotComparableError, match="the policy or what --against names is another"):
+        resume(path, prepared, Conduct(Quiet(), looking=Looking(terms={"policy_sha256": "b"})))
+    assert resume(path, prepared, Conduct(Quiet(), looking=begun)).ended
+
+
 def test_nothing_is_measured_where_no_look_could_find_an_answer(tmp_path: Path) -> None:
     def check(run: Run) -> None:
         assert run.cells == []

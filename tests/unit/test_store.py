@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,46 @@ def test_cells_of_a_block_broken_off_count_only_until_the_run_has_ended(tmp_path
     assert [c.block for c in read_run(broken_off).cells] == [0, 1]
     ended = write(tmp_path, *records, END, run_id="20260101T000001Z-cpu-abcd")
     assert [c.block for c in read_run(ended).cells] == [0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        ("run", "cases", None),
+        ("run", "cases", {}),
+        ("run", "tiers", {"a": 1}),
+        ("run", "looks", ["6"]),
+        ("run", "arms", []),
+        ("run", "tf32", 1),
+        ("cell", "block", True),
+        ("cell", "block", "0"),
+        ("cell", "outcome", None),
+        ("cell", "samples", [3]),
+        ("cell", "warmup_ms", ["1"]),
+        ("cell", "load_ms", float("nan")),
+        ("fidelity", "case", []),
+        ("fidelity", "metrics", None),
+        ("fidelity", "metrics", {"psnr": "high"}),
+        ("fidelity", "worst_block", 7),
+        ("fidelity", "outcome", -7),
+    ],
+)
+def test_a_field_of_another_type_is_damage(
+    tmp_path: Path, kind: str, field: str, value: Any
+) -> None:
+    judged = FidelityRecord(case="16x16x2", pipeline="b", reference="a")
+    path = write(tmp_path, cell(0), block(0), judged, END)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    number = next(n for n, line in enumerate(lines) if line["kind"] == kind)
+    lines[number][field] = value
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UsageError, match=rf"line {number + 1} is damaged"):
+        read_run(path)
+
+
+@pytest.mark.parametrize(("field", "value"), [("pair", "x"), ("latency_ms", None), ("state", 3)])
+def test_a_sample_of_another_type_is_damage(tmp_path: Path, field: str, value: Any) -> None:
+    sample = {"pair": 0, "position": 0, "latency_ms": 1} | {field: value}
+    path = write(tmp_path, replace(cell(0), samples=[sample]), block(0), END)
+    with pytest.raises(UsageError, match=rf"line 2 is damaged \({field} is"):
+        read_run(path)
