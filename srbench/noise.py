@@ -10,8 +10,8 @@ from typing import Any
 
 from srbench.durable import replace_file
 from srbench.errors import UsageError
-from srbench.stats.power import minimum_detectable_effect
-from srbench.stats.sequential import look_for
+from srbench.stats.power import minimum_detectable_difference, minimum_detectable_effect
+from srbench.stats.sequential import look_against, look_for
 
 NOISE_VERSION = 1
 
@@ -47,18 +47,26 @@ class NoiseFile:
     sd: dict[str, float]
 
 
-def smallest_margin(noise: NoiseFile, case: str, blocks: int) -> float:
+def smallest_margin(
+    noise: NoiseFile, case: str, blocks: int, reference_blocks: int | None = None
+) -> float:
     """The slow-down that so many blocks show with 80 % power: the least margin worth setting.
 
     Args:
         noise: Of the machine.
         case: Case name or `geomean`, one that the file has.
         blocks: At least 2; their look says at which alpha.
+        reference_blocks: Of the run that it is held against, whose noise adds to its own; None
+            where the arms of one run are held against each other.
 
     Returns:
         A fraction: 0.02 is 2 %.
     """
-    return expm1(minimum_detectable_effect(noise.sd[case], blocks, look_for(blocks).alpha))
+    sd = noise.sd[case]
+    if reference_blocks is None:
+        return expm1(minimum_detectable_effect(sd, blocks, look_for(blocks).alpha))
+    alpha = look_against(blocks, reference_blocks).alpha
+    return expm1(minimum_detectable_difference(sd, blocks, reference_blocks, alpha))
 
 
 def noise_path(root: Path, profile: str) -> Path:

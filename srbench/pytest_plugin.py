@@ -200,7 +200,7 @@ class GateSession:
         judgement = judge(run, policy, *reference)
         # What two callables cannot be asked (memory, energy, work; pictures of what makes none) is
         # no open question of theirs.
-        asked = {"latency", "speedup", "outcome"}
+        asked = {"latency", "speedup", "outcome", "determinism"}
         checks = [
             check
             for check in judgement.checks

@@ -54,8 +54,7 @@ def sequential_decisions(cells: Cells, margin: float) -> dict[str, Decision]:
             }
         )
         effects = {key: one_sample(d) for key, d in values.items()}
-        look = look_for(min(effect.blocks for effect in effects.values()))
-        decisions = decide(effects, dict.fromkeys(effects, margin), look)
+        decisions = decide(effects, dict.fromkeys(effects, margin), look_for(count))
         if is_decided(decision.verdict for decision in decisions.values()):
             break
     return decisions

@@ -107,7 +107,7 @@ class Question:
 
 
 UNFINISHED = "unfinished"
-"""Reason code that no policy turns into a pass."""
+"""Reason code of blocks and cells that are missing: no policy turns it into a pass."""
 
 _ORDER = (Verdict.FAIL, Verdict.ERROR, Verdict.NO_BASELINE, Verdict.INCONCLUSIVE)
 _EXIT = {

@@ -94,8 +94,8 @@ class Yardstick:
 def environment_of(run: Run, reference: Run) -> Environment:
     """Compare the machines and libraries of two runs field by field.
 
-    A fact that only one of the two recorded counts as a difference of patch level: unknown is not
-    equal.
+    A fact that only one of the two recorded counts as a difference of patch level, that there is a
+    GPU at all aside: unknown is not equal.
     """
     ours, theirs = run.head.fingerprint, reference.head.fingerprint
     found: list[Difference] = []
@@ -106,7 +106,9 @@ def environment_of(run: Run, reference: Run) -> Environment:
         if a != b:
             found.append(Difference(what, a, b, Level.RATIO_ONLY, software=False))
     memory, their_memory = ours.get("gpu_memory_bytes"), theirs.get("gpu_memory_bytes")
-    if memory and their_memory and abs(memory / their_memory - 1) > _SAME_CARD:
+    if not memory or not their_memory:
+        found += _difference("GPU memory", memory, their_memory, None)
+    elif abs(memory / their_memory - 1) > _SAME_CARD:
         found.append(
             Difference("GPU memory", memory, their_memory, Level.RATIO_ONLY, software=False)
         )
@@ -131,7 +133,7 @@ def require_comparable(run: Run, reference: Run, name: str) -> list[str]:
 
     Raises:
         NotComparableError: Purpose, card, driver branch, torch release, precision, weights, noise,
-            baseline arm, every case, or a shared case's input differs.
+            baseline arm or its commit, every case, or a shared case's input differs.
     """
     if not reference.cells:
         raise NotComparableError(f"{name} holds no measured cell")
@@ -226,6 +228,7 @@ def _facts(run: Run, reference: Run) -> list[tuple[str, Any, Any]]:
         ("noise seed", ours.noise_seed, theirs.noise_seed),
         ("baseline arm", base, their_base),
         ("version of the baseline arm", ours.versions.get(base), theirs.versions.get(their_base)),
+        ("commit of the baseline arm", _commit(ours, base), _commit(theirs, their_base)),
     ]
     options, their_options = ours.options.get(base, {}), theirs.options.get(their_base, {})
     for key in sorted(options.keys() | their_options.keys()):
@@ -233,6 +236,12 @@ def _facts(run: Run, reference: Run) -> list[tuple[str, Any, Any]]:
             (f"option '{key}' of the baseline arm", options.get(key), their_options.get(key))
         )
     return facts
+
+
+def _commit(head: RunRecord, arm: str) -> str | None:
+    """Of a revision; None for the working tree. A branch of one name may have moved on."""
+    commit: str | None = head.arms.get(arm, {}).get("commit")
+    return commit
 
 
 def _input_digest(run: Run, case: str) -> str | None:

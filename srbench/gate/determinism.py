@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from srbench.fidelity.roles import REPEAT
+from math import inf, nan
+
+from srbench.fidelity.roles import OTHER_PROCESS, REPEAT
 from srbench.gate.checks import Check, Question, Verdict
 from srbench.gate.comparable import of_callables
 from srbench.gate.fidelity import find_record
@@ -18,8 +20,10 @@ def determinism_checks(run: Run, candidate: str, policy: Policy) -> list[Check]:
 
     Judged by the hashes of all timed pictures and by the arm's own second pictures (reference
     `repeat`). Where the baseline differs from itself too, or is not known not to, the candidate's
-    two pictures must be as close as its tier asks of two arms. A case without either is open, but
-    for callables of a test suite, which need not make pictures.
+    two pictures must be as close as its tier asks of two arms. So must those of other processes
+    (reference `other_process`) where each process makes one and not all make the same: only one of
+    them was held against the baseline. A case without any hash is open, as is one with timed images
+    that lack theirs; but for callables of a test suite, which need not make pictures.
     """
     return [_check(run, case, candidate, policy) for case in run.head.cases]
 
@@ -28,11 +32,11 @@ def determinism_warnings(run: Run) -> list[str]:
     """One line an arm whose pictures differ between processes only, or from the judged one only."""
     warnings = []
     for arm in run.head.pipelines:
-        timed = {case: _hashes(run, case, arm) for case in run.head.cases}
+        timed = {case: _processes(run, case, arm) for case in run.head.cases}
         apart = [
             case
-            for case, blocks in timed.items()
-            if all(len(block) == 1 for block in blocks) and len(set().union(*blocks)) > 1
+            for case, made in timed.items()
+            if all(len(hashes) == 1 for hashes in made) and len(set().union(*made)) > 1
         ]
         if apart:
             warnings.append(
@@ -58,57 +62,105 @@ def _check(run: Run, case: str, candidate: str, policy: Policy) -> Check:
         )
         verdict = Verdict.SKIPPED if of_callables(run) else Verdict.INCONCLUSIVE
         return question.unmeasured(text, verdict=verdict)
+    if unhashed := _unhashed(run, case, candidate):
+        text = f"determinism {case} of {candidate}: {unhashed} timed pictures have no hash"
+        return question.unmeasured(text)
     if pictures == 1:
-        text = f"{case} {candidate} makes one picture"
-        return question.answer(Verdict.PASS, "within_limits", text, value=1, threshold=1)
+        return _across_processes(run, question, policy)
     repeat = find_record(run, case, candidate, REPEAT)
-    psnr = None if repeat is None else repeat.metrics.get("psnr")
     text = f"{case} {candidate} makes {pictures} different pictures in one process"
-    text += ", how far apart was not measured" if psnr is None else f", {psnr:.1f} dB apart"
+    text += _apart(repeat) or ", how far apart was not measured"
     if _pictures(run, case, baseline_arm(run)) == 1:
         text += "; the baseline makes one"
         return question.holds(False, "nondeterministic", text, value=pictures, threshold=1)
-    return _by_floor(run, question, pictures, repeat, policy, text)
+    text += "; the baseline is not known to make one"
+    return _by_distance(run, question, pictures, repeat, policy, text)
 
 
-def _by_floor(
+def _across_processes(run: Run, question: Question, policy: Policy) -> Check:
+    """Each process makes one picture: the same one, or others that were judged as well."""
+    case, arm = question.case, question.pipeline
+    pictures = len(_judged(run, case, arm).union(*_processes(run, case, arm)))
+    if pictures <= 1:
+        text = f"{case} {arm} makes one picture"
+        return question.answer(Verdict.PASS, "within_limits", text, value=1, threshold=1)
+    other = find_record(run, case, arm, OTHER_PROCESS)
+    text = f"{case} {arm} paints {pictures} different pictures in different processes"
+    if other is None or other.outcome not in ("ok", "invalid"):
+        text += ", and not all were judged"
+        text += f": {other.reason}" if other is not None and other.reason else ""
+    text += _apart(other)
+    return _by_distance(run, question, pictures, other, policy, text)
+
+
+def _by_distance(
     run: Run,
     question: Question,
     pictures: int,
-    repeat: FidelityRecord | None,
+    record: FidelityRecord | None,
     policy: Policy,
     text: str,
 ) -> Check:
-    """The baseline is no better: what counts is how far the candidate's pictures are apart."""
+    """What counts is how far the arm's pictures are apart, by the record of its own pictures."""
     limits = policy.tiers.get(run.head.tiers.get(question.pipeline, ""))
-    if repeat is not None and repeat.outcome == "invalid":
+    if record is not None and record.outcome == "invalid":
+        text += f": {record.reason}" if record.reason else ""
         return question.answer(Verdict.FAIL, "nondeterministic", text, value=pictures, threshold=1)
-    if limits is None or repeat is None or "psnr" not in repeat.metrics:
+    metrics = record.metrics if record is not None and record.outcome == "ok" else {}
+    if limits is None or "psnr" not in metrics or "worst_block_psnr" not in metrics:
         return question.unmeasured(text, value=pictures, threshold=1)
-    worst = repeat.metrics.get("worst_block_psnr", repeat.metrics["psnr"])
-    good = repeat.metrics["psnr"] >= limits.psnr_db and worst >= limits.worst_block_db
-    text += f", worst block {worst:.1f} dB; the baseline is not known to make one"
+    good = (
+        metrics["psnr"] >= limits.psnr_db and metrics["worst_block_psnr"] >= limits.worst_block_db
+    )
     return question.holds(good, "nondeterministic", text, value=pictures, threshold=1)
+
+
+def _apart(record: FidelityRecord | None) -> str:
+    """How far the pictures of a record are apart, in words; empty where it does not tell."""
+    if record is None or "psnr" not in record.metrics:
+        return ""
+    worst = record.metrics.get("worst_block_psnr")
+    text = f", {record.metrics['psnr']:.1f} dB apart"
+    return text if worst is None else f"{text} (worst block {worst:.1f} dB)"
 
 
 def _pictures(run: Run, case: str, arm: str) -> int | None:
     """Most distinct pictures of one process; None where nothing tells."""
-    counts = [len(block) for block in _hashes(run, case, arm)]
+    counts = [len(hashes) for hashes in _processes(run, case, arm)]
     repeat = find_record(run, case, arm, REPEAT)
     if repeat is not None and repeat.outcome == "ok":
-        differs = repeat.metrics.get("max_abs_diff", 0.0) > 0
-        counts.append(int(repeat.metrics.get("distinct_pictures", 2 if differs else 1)))
+        distinct = repeat.metrics.get("distinct_pictures", nan)
+        difference = repeat.metrics.get("max_abs_diff", nan)
+        # A record with neither number has compared nothing.
+        if 1 <= distinct < inf:
+            counts.append(int(distinct))
+        elif 0 <= difference < inf:
+            counts.append(2 if difference > 0 else 1)
     return max(counts, default=None)
 
 
-def _hashes(run: Run, case: str, arm: str) -> list[set[str]]:
-    """Of each block, the distinct hashes of the timed pictures and of the judged one."""
+def _processes(run: Run, case: str, arm: str) -> list[set[str]]:
+    """Of each process, the distinct hashes of the timed pictures and of the judged one.
+
+    Every block has processes of its own, but for callables of a test suite, which share one.
+    """
     blocks = []
     for cell in cells_of(run, case, arm):
         hashes = [*(sample.get("output_sha256") for sample in cell.samples), cell.picture_sha256]
         if cell.outcome == "ok":
             blocks.append({str(digest) for digest in hashes if digest})
-    return [block for block in blocks if block]
+    made = [set[str]().union(*blocks)] if of_callables(run) else blocks
+    return [hashes for hashes in made if hashes]
+
+
+def _unhashed(run: Run, case: str, arm: str) -> int:
+    """How many timed pictures nothing tells of."""
+    return sum(
+        not sample.get("output_sha256")
+        for cell in cells_of(run, case, arm)
+        if cell.outcome == "ok"
+        for sample in cell.samples
+    )
 
 
 def _judged(run: Run, case: str, arm: str) -> set[str]:

@@ -6,18 +6,18 @@ gets the whole alpha of the look and is corrected by Holm over its cells and geo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from math import exp, log
+from collections.abc import Mapping, Sequence
+from math import exp, isfinite, log
 from statistics import median
 
 from srbench.gate.checks import Check, Question, Verdict
 from srbench.gate.comparable import Level, Yardstick
 from srbench.gate.policy import Policy
-from srbench.gate.ratios import exponentiated, why_no_interval
+from srbench.gate.ratios import exponentiated, why_too_few
 from srbench.records import Run
 from srbench.stats.effects import Effect, one_sample, pooled_difference, welch_difference
 from srbench.stats.runs import GEOMEAN, cells_of, measured_ratios, with_geomean
-from srbench.stats.sequential import Decision, Look, decide, look_for
+from srbench.stats.sequential import Decision, Look, decide, look_against, look_for
 
 
 def paired_checks(run: Run, candidate: str, policy: Policy, name: str) -> list[Check]:
@@ -36,7 +36,7 @@ def paired_checks(run: Run, candidate: str, policy: Policy, name: str) -> list[C
     ]
     if not effects:
         return open_checks
-    look = look_for(min(effect.blocks for effect in effects.values()))
+    look = look_for(len(run.finished_blocks))
     return open_checks + _judged(effects, _margins(effects, policy), look, candidate, name)
 
 
@@ -59,7 +59,8 @@ def promoted_checks(
     ]
     if not pairs:
         return open_checks
-    look, effects = _differences(pairs)
+    look = _look(run, yardstick)
+    effects = _differences(pairs, look)
     margins = _margins(effects, policy)
     return open_checks + _judged(effects, margins, look, candidate, yardstick.name)
 
@@ -96,20 +97,20 @@ def time_checks(
     ]
     if not pairs:
         return open_checks
-    look, effects = _differences(pairs)
+    look = _look(run, yardstick)
+    effects = _differences(pairs, look)
     return open_checks + _judged(effects, asked, look, candidate, yardstick.name, metric="time")
 
 
+def _look(run: Run, yardstick: Yardstick) -> Look:
+    return look_against(len(run.finished_blocks), len(yardstick.run.finished_blocks))
+
+
 def _differences(
-    pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-) -> tuple[Look, dict[str, Effect]]:
-    """The look is this run's; a promoted run with very few blocks only makes it a fixed one."""
-    look = look_for(min(min(len(ours), len(theirs)) for ours, theirs in pairs.values()))
-    difference: Callable[[Sequence[float], Sequence[float]], Effect] = pooled_difference
-    if not look.fixed:
-        look = look_for(min(len(ours) for ours, _ in pairs.values()))
-        difference = welch_difference
-    return look, {key: difference(ours, theirs) for key, (ours, theirs) in pairs.items()}
+    pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]], look: Look
+) -> dict[str, Effect]:
+    difference = pooled_difference if look.fixed else welch_difference
+    return {key: difference(ours, theirs) for key, (ours, theirs) in pairs.items()}
 
 
 def _margins(effects: Mapping[str, Effect], policy: Policy) -> dict[str, float]:
@@ -125,6 +126,7 @@ def _log_times(run: Run, case: str, arm: str) -> list[float]:
         for cell in cells_of(run, case, arm)
         if cell.outcome == "ok" and cell.samples
         if (middle := median(float(sample["latency_ms"]) for sample in cell.samples)) > 0
+        and isfinite(middle)
     ]
 
 
@@ -155,9 +157,9 @@ def _check(
         text += f" (95 % {100 * interval[0]:+.0f}..{100 * interval[1]:+.0f} %"
         text += f", margin {100 * margin:g} %)"
     reason = {Verdict.PASS: "within_limits", Verdict.FAIL: "slower"}.get(verdict, "not_proven")
-    if effect.standard_error is None:
+    if too_few := why_too_few(effect, look):
         reason = "too_few_blocks"
-        text += why_no_interval(effect)
+        text += too_few
     elif verdict is Verdict.INCONCLUSIVE:
         text += ": within the noise, more blocks needed"
     elif verdict is Verdict.PASS and look.fixed and decision.excluded is not None:

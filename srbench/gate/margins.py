@@ -25,7 +25,9 @@ def holds_to_margins(head: RunRecord) -> bool:
     return any(same_pipeline(head, candidate) for candidate in head.pipelines[1:])
 
 
-def require_margins(head: RunRecord, policy: Policy, noise: NoiseFile) -> list[str]:
+def require_margins(
+    head: RunRecord, policy: Policy, noise: NoiseFile, reference_blocks: int | None = None
+) -> list[str]:
     """Hold the policy's margins against the noise of an A/A run on this machine.
 
     A margin under what 16 blocks detect would fail or pass by luck; that of the absolute time, too,
@@ -37,6 +39,7 @@ def require_margins(head: RunRecord, policy: Policy, noise: NoiseFile) -> list[s
         head: Of the run, which need not have begun.
         policy: For `margin` and `time_margin`.
         noise: Of the profile.
+        reference_blocks: Finished ones of the run that it is held against; None without one.
 
     Returns:
         Warnings, one line each.
@@ -51,11 +54,17 @@ def require_margins(head: RunRecord, policy: Policy, noise: NoiseFile) -> list[s
             f"{where} is of {noise.device_name}, this run of {device}: margins are not held "
             "against it; make one with: srbench aa"
         ]
+    blocks = f"{MOST_BLOCKS} blocks"
+    if reference_blocks is not None:
+        blocks += f" against {reference_blocks}"
     for key, case, margin in _margins(head.cases, policy):
-        if case in noise.sd and margin < (least := smallest_margin(noise, case, MOST_BLOCKS)):
+        if case not in noise.sd:
+            continue
+        least = smallest_margin(noise, case, MOST_BLOCKS, reference_blocks)
+        if margin < least:
             raise UsageError(
                 f"{key} {100 * margin:g} % of {case} is below {100 * least:.2g} %, the smallest "
-                f"that {MOST_BLOCKS} blocks tell from the noise in {where} (run {noise.run_id}): "
+                f"that {blocks} tell from the noise in {where} (run {noise.run_id}): "
                 "raise it in the policy, or quiet the machine and repeat srbench aa"
             )
     warnings = []

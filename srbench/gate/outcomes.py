@@ -8,17 +8,25 @@ from srbench.stats.runs import cells_of
 
 
 def unfinished_checks(run: Run) -> list[Check]:
-    """An open question while blocks are missing: what they would show is not known."""
-    if run.ended:
-        return []
+    """An open question while blocks are missing: what they would show is not known.
+
+    Only a sequential run may end before its last block, and only at a look.
+    """
     done, planned = len(run.finished_blocks), run.head.blocks
-    text = f"the run has not finished: {done} of {planned} blocks are there"
+    if run.ended and done in (planned, *run.head.looks):
+        return []
+    state = "ended too soon" if run.ended else "has not finished"
+    text = f"the run {state}: {done} of {planned} blocks are there"
     question = Question("run", "", "blocks")
     return [question.answer(Verdict.INCONCLUSIVE, UNFINISHED, text, value=done, threshold=planned)]
 
 
 def outcome_checks(run: Run) -> list[Check]:
-    """One error a case and arm that did not end well; one open question where nothing was run."""
+    """One error a case and arm that did not end well; one open question where a cell is missing.
+
+    A block is finished once every arm has had its turn at every case, so that a cell that is not
+    there was lost: no policy excuses it.
+    """
     checks: list[Check] = []
     for case in run.head.cases:
         for arm in run.head.pipelines:
@@ -30,7 +38,11 @@ def outcome_checks(run: Run) -> list[Check]:
                 text = f"{bad[0].outcome} {case} {arm} in {len(bad)} of {len(cells)} blocks{reason}"
                 checks.append(question.answer(Verdict.ERROR, bad[0].outcome, text))
             elif not cells:
-                checks.append(question.unmeasured(f"{case} {arm} was not measured"))
+                text = f"{case} {arm} was not measured"
+                checks.append(question.answer(Verdict.INCONCLUSIVE, UNFINISHED, text))
+            elif missing := len(run.finished_blocks - {cell.block for cell in cells}):
+                text = f"{case} {arm} is missing in {missing} of {len(run.finished_blocks)} blocks"
+                checks.append(question.answer(Verdict.INCONCLUSIVE, UNFINISHED, text))
             else:
                 text = f"{case} {arm} ok in {len(cells)} blocks"
                 checks.append(question.answer(Verdict.PASS, "within_limits", text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import exp
 
 from srbench.stats.effects import Effect
+from srbench.stats.sequential import Look
 
 
 def exponentiated(
@@ -17,6 +18,10 @@ def exponentiated(
     return low, high
 
 
-def why_no_interval(effect: Effect) -> str:
-    """The reason to add where an effect has no interval."""
-    return ": one block has no interval" if effect.standard_error is None else ""
+def why_too_few(effect: Effect, look: Look) -> str:
+    """The reason to add where an effect has too few blocks to be judged; empty where it has not."""
+    if effect.standard_error is None:
+        return ": one block has no interval"
+    if effect.blocks < look.least:
+        return f": {effect.blocks} blocks are measured, this look needs {look.least}"
+    return ""

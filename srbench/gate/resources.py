@@ -14,6 +14,8 @@ from srbench.stats.runs import baseline_arm, cells_of
 _MIB = 2**20
 _ALLOCATOR, _TENSORS = "allocator_peak_bytes", "peak_tensor_bytes"
 _CALLS = "calls."
+_NEVER_ZERO = ("launches", "flops")
+"""No image is made of nothing: a zero was not counted. Copies, or calls of one network, may be."""
 
 
 def memory_metric(run: Run) -> str:
@@ -25,10 +27,13 @@ def memory_metric(run: Run) -> str:
 
 
 def peak_bytes(run: Run, case: str, arm: str) -> int | None:
-    """Highest peak over blocks of the memory number that gates; None when not measured."""
+    """Highest peak over blocks of the memory number that gates; None when not measured.
+
+    A zero is no measurement: no image fits in no memory.
+    """
     metric = memory_metric(run)
     peaks = [cell.memory.get(metric) for cell in _good_cells(run, case, arm)]
-    return max((peak for peak in peaks if peak is not None), default=None)
+    return max((peak for peak in peaks if peak), default=None)
 
 
 def work_counters(run: Run, case: str, arm: str) -> dict[str, int]:
@@ -60,8 +65,8 @@ def memory_check(run: Run, case: str, arm: str, yardstick: Yardstick, policy: Po
     rules = policy.for_case(case)
     floor = rules.memory_floor_mib * _MIB if metric == _ALLOCATOR else 0.0
     limit = promoted + max(rules.memory_margin * promoted, floor)
-    change = f"{100 * (value / promoted - 1):+.1f} %" if promoted else f"+{value} bytes"
-    text = f"{metric} {case} {arm} {value / _MIB:.1f} MiB, {change} against {name}"
+    change = 100 * (value / promoted - 1)
+    text = f"{metric} {case} {arm} {value / _MIB:.1f} MiB, {change:+.1f} % against {name}"
     return question.holds(value <= limit, "more_memory", text, value=value, threshold=limit)
 
 
@@ -112,7 +117,14 @@ def _counts_only(run: Run) -> bool:
 
 
 def _counters(run: Run, case: str, arm: str) -> dict[str, int]:
-    counters = work_counters(run, case, arm)
+    found = work_counters(run, case, arm)
+    called = any(value for counter, value in found.items() if counter.startswith(_CALLS))
+    never_zero = _NEVER_ZERO if called else (*_NEVER_ZERO, _CALLS)
+    counters = {
+        counter: value
+        for counter, value in found.items()
+        if value or not counter.startswith(never_zero)
+    }
     peak = peak_bytes(run, case, arm) if _counts_only(run) else None
     return counters if peak is None else {**counters, memory_metric(run): peak}
 

@@ -7,11 +7,11 @@ from statistics import fmean
 
 from srbench.gate.checks import Check, Question, Verdict
 from srbench.gate.policy import Policy
-from srbench.gate.ratios import exponentiated, why_no_interval
+from srbench.gate.ratios import exponentiated, why_too_few
 from srbench.records import Run
 from srbench.stats.effects import Effect, one_sample
 from srbench.stats.runs import GEOMEAN, measured_ratios, with_geomean
-from srbench.stats.sequential import Decision, decide, look_for
+from srbench.stats.sequential import Decision, Look, decide, look_for
 
 METRIC = "speedup"
 
@@ -33,15 +33,17 @@ def speedup_checks(run: Run, candidate: str, policy: Policy) -> list[Check]:
     ]
     if not effects:
         return open_checks
-    look = look_for(min(effect.blocks for effect in effects.values()))
+    look = look_for(len(run.finished_blocks))
     decisions = decide(effects, dict.fromkeys(effects, 0.0), look)
     return open_checks + [
-        _check(Question(key, candidate, METRIC), effects[key], required[key], decisions[key])
+        _check(Question(key, candidate, METRIC), effects[key], required[key], decisions[key], look)
         for key in effects
     ]
 
 
-def _check(question: Question, effect: Effect, required: float, decision: Decision) -> Check:
+def _check(
+    question: Question, effect: Effect, required: float, decision: Decision, look: Look
+) -> Check:
     value = required * exp(-effect.estimate)
     interval = exponentiated(effect.interval(), -1.0, required)
     verdict = Verdict(decision.verdict)
@@ -51,14 +53,15 @@ def _check(question: Question, effect: Effect, required: float, decision: Decisi
     text = f"speed-up {question.case} {value:.2f}x"
     if interval is not None:
         text += f" (95 % {interval[0]:.2f}..{interval[1]:.2f})"
+    too_few = why_too_few(effect, look)
     reason = {
         Verdict.PASS: "within_limits",
         Verdict.FAIL: "below_min_speedup",
-    }.get(verdict, "too_few_blocks" if effect.standard_error is None else "not_proven")
+    }.get(verdict, "too_few_blocks" if too_few else "not_proven")
     relation = {
         Verdict.PASS: f", at least {required:g}x",
         Verdict.FAIL: f" is below {required:g}x",
-    }.get(verdict, f" is not proven to reach {required:g}x{why_no_interval(effect)}")
+    }.get(verdict, f" is not proven to reach {required:g}x{too_few}")
     return question.answer(
         verdict, reason, text + relation, value=value, threshold=required, interval=interval
     )

@@ -233,7 +233,9 @@ def _noise_warnings(
 ) -> list[str]:
     if noise is None or (against is None and not holds_to_margins(run.head)):
         return []
-    return require_margins(run.head, policy, noise)
+    # One whose first block is unfinished may still be a reference.
+    blocks = None if against is None else max(1, len(against.finished_blocks))
+    return require_margins(run.head, policy, noise, blocks)
 
 
 def _unproven(checks: list[Check]) -> list[str]:

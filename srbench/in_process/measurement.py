@@ -6,7 +6,7 @@ import gc
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -121,6 +121,7 @@ class Measurement:
                     outcome="ok",
                     warmup_ms=warmups[arm][0],
                     samples=[sample.to_json() for sample in samples[arm]],
+                    picture_sha256=_judged(warmups[arm][1]) if index == 0 else None,
                 )
                 for arm in ARMS
             )
@@ -142,8 +143,10 @@ class Measurement:
         """From the first warm-up: calls in a sample, alike for both arms, and the pictures."""
         fastest = min(min(latencies) for latencies, _ in warmups.values())
         self.iterations = max(1, math.ceil(LEAST_SAMPLE_MS / max(fastest, 1e-4)))
-        record = compare_pictures(self.case, *(warmups[arm][1] for arm in ARMS))
-        self.fidelity = [] if record is None else [record]
+        baseline, candidate = (warmups[arm][1] for arm in ARMS)
+        record = compare_pictures(self.case, baseline, candidate)
+        if record is not None:
+            self.fidelity = [replace(record, picture_sha256=_judged(candidate))]
 
     def _samples(
         self, calls: dict[str, Callable[[], Any]], rounds: Sequence[Sequence[str]]
@@ -179,6 +182,11 @@ class Measurement:
             return call()
 
         return repeated
+
+
+def _judged(picture: Any) -> str | None:
+    """The hash that the timed pictures are held against; None of what is no picture."""
+    return digest(picture) or None
 
 
 def device_in_use() -> str:

@@ -6,8 +6,20 @@ process share its memory layout, clocks and neighbours and are not independent (
 """
 
 from srbench.stats.effects import Effect, one_sample, pooled_difference, welch_difference
-from srbench.stats.power import minimum_detectable_effect, required_blocks
-from srbench.stats.sequential import Decision, Look, decide, holm, is_decided, look_for
+from srbench.stats.power import (
+    minimum_detectable_difference,
+    minimum_detectable_effect,
+    required_blocks,
+)
+from srbench.stats.sequential import (
+    Decision,
+    Look,
+    decide,
+    holm,
+    is_decided,
+    look_against,
+    look_for,
+)
 from srbench.stats.signflip import sign_flip_p
 from srbench.stats.simultaneous import simultaneous_intervals
 from srbench.stats.speedup import Speedup, geometric_mean_blocks, paired_log_ratio, speedup
@@ -26,9 +38,11 @@ __all__ = [
     "geometric_mean_blocks",
     "holm",
     "is_decided",
+    "look_against",
     "look_for",
     "mad",
     "median",
+    "minimum_detectable_difference",
     "minimum_detectable_effect",
     "one_sample",
     "paired_log_ratio",

@@ -17,7 +17,7 @@ class Effect:
         estimate: Point estimate.
         standard_error: Of the estimate; None with one block, when nothing is known of it.
         dof: Degrees of freedom of the standard error; None with one block.
-        blocks: Blocks of the smaller sample behind the estimate.
+        blocks: Blocks behind the estimate; of a difference those of the candidate.
     """
 
     estimate: float
@@ -84,10 +84,10 @@ def one_sample(values: Sequence[float]) -> Effect:
 
 def welch_difference(candidate: Sequence[float], reference: Sequence[float]) -> Effect:
     """mean(candidate) - mean(reference), unequal variances (Welch, Biometrika 34, 1947)."""
-    blocks = min(len(candidate), len(reference))
+    blocks = len(candidate)
     estimate = fmean(candidate) - fmean(reference)
-    if blocks == 1:
-        return Effect(estimate, None, None, 1)
+    if min(blocks, len(reference)) == 1:
+        return Effect(estimate, None, None, blocks)
     a = _variance(candidate) / len(candidate)
     b = _variance(reference) / len(reference)
     spread = a**2 / (len(candidate) - 1) + b**2 / (len(reference) - 1)
@@ -104,13 +104,12 @@ def pooled_difference(candidate: Sequence[float], reference: Sequence[float]) ->
     little hurt where it fails (Boneau, Psychological Bulletin 57, 1960).
     """
     n, m = len(candidate), len(reference)
-    blocks = min(n, m)
     estimate = fmean(candidate) - fmean(reference)
-    if blocks == 1:
-        return Effect(estimate, None, None, 1)
+    if min(n, m) == 1:
+        return Effect(estimate, None, None, n)
     dof = n + m - 2
     common = ((n - 1) * _variance(candidate) + (m - 1) * _variance(reference)) / dof
-    return Effect(estimate, sqrt(common * (1 / n + 1 / m)), dof, blocks)
+    return Effect(estimate, sqrt(common * (1 / n + 1 / m)), dof, n)
 
 
 def _variance(values: Sequence[float]) -> float:

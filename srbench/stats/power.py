@@ -27,11 +27,32 @@ def minimum_detectable_effect(sd: float, blocks: int, alpha: float, power: float
         ValueError: A negative standard deviation, or fewer than 2 blocks.
     """
     _check(sd, blocks)
-    from scipy.special import nctdtrinc
+    return _found(sd / sqrt(blocks), blocks - 1, alpha, power)
 
-    dof = blocks - 1
-    shift = float(nctdtrinc(dof, 1 - power, t_quantile(dof, alpha)))
-    return shift * sd / sqrt(blocks)
+
+def minimum_detectable_difference(
+    sd: float, blocks: int, reference_blocks: int, alpha: float, power: float = POWER
+) -> float:
+    """The same for the difference of two runs, whose blocks scatter alike.
+
+    With equal variances Welch's degrees of freedom are those of Student's two-sample test or fewer:
+    where one run is much the shorter, a little more than this is needed.
+
+    Args:
+        sd: Standard deviation of d over the blocks of either run, in log units.
+        blocks: Of the run under judgement, at least 2.
+        reference_blocks: Of the other run, at least 1.
+        alpha: One-sided level.
+        power: Wanted probability, between `alpha` and 1.
+
+    Raises:
+        ValueError: A negative standard deviation, or too few blocks.
+    """
+    _check(sd, blocks)
+    if reference_blocks < 1:
+        raise ValueError("a reference without blocks has no difference")
+    error = sd * sqrt(1 / blocks + 1 / reference_blocks)
+    return _found(error, blocks + reference_blocks - 2, alpha, power)
 
 
 def required_blocks(
@@ -61,6 +82,12 @@ def required_blocks(
         else:
             few = middle
     return enough
+
+
+def _found(standard_error: float, dof: int, alpha: float, power: float) -> float:
+    from scipy.special import nctdtrinc
+
+    return float(nctdtrinc(dof, 1 - power, t_quantile(dof, alpha))) * standard_error
 
 
 def _check(sd: float, blocks: int) -> None:

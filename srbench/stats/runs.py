@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from math import log
+from math import isfinite, log
 from statistics import median
 
 from srbench.errors import SrbenchError
@@ -46,7 +46,7 @@ def block_log_ratios(run: Run, case: str, candidate: str) -> dict[int, float]:
     """Block -> d of the case, over the blocks where both arms ended well.
 
     Raises:
-        SrbenchError: A stored latency is not above zero.
+        SrbenchError: A stored latency is no finite number above zero.
     """
     baseline = {cell.block: cell for cell in cells_of(run, case, baseline_arm(run))}
     ratios: dict[int, float] = {}
@@ -109,9 +109,9 @@ def order_log_ratios(run: Run, case: str, candidate: str) -> dict[int, float]:
 
 def _by_pair(run: Run, cell: CellRecord) -> dict[int, float]:
     times = {int(sample["pair"]): float(sample["latency_ms"]) for sample in cell.samples}
-    if any(not time > 0 for time in times.values()):
+    if not all(isfinite(time) and time > 0 for time in times.values()):
         raise SrbenchError(
             f"run {run.head.run_id}: a latency of {cell.case} {cell.pipeline} in block "
-            f"{cell.block} is not above 0 ms: the file is damaged, measure again"
+            f"{cell.block} is no time above 0 ms: the file is damaged, measure again"
         )
     return times

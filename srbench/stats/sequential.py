@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 from srbench.stats.effects import Effect
@@ -27,11 +28,14 @@ class Look:
             a few per cent cannot be proven from so few blocks, and a verdict that never comes
             would make short runs useless.
         number: 1, 2, 3 for planned looks, 0 for the fixed one.
+        least: Blocks that a hypothesis needs to be judged at it. A case that lost some of them is
+            open: neither an earlier look's level nor the fixed look's leniency is its due.
     """
 
     alpha: float
     fixed: bool
     number: int
+    least: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +58,23 @@ class Decision:
 
 
 def look_for(blocks: int) -> Look:
-    """The look that a run with this many blocks has reached; it uses all its blocks."""
-    reached = [(number, alpha) for number, (least, alpha) in enumerate(LOOKS, 1) if blocks >= least]
-    if not reached:
-        return Look(FIXED_LOOK_ALPHA, fixed=True, number=0)
-    number, alpha = reached[-1]
-    return Look(alpha, fixed=False, number=number)
+    """The look that a run with this many finished blocks has reached; it uses all its blocks."""
+    look = Look(FIXED_LOOK_ALPHA, fixed=True, number=0, least=1)
+    for number, (least, alpha) in enumerate(LOOKS, 1):
+        if blocks >= least:
+            look = Look(alpha, fixed=False, number=number, least=least)
+    return look
+
+
+def look_against(blocks: int, reference_blocks: int) -> Look:
+    """The look at a run that is held against another: its own, unless that has too few blocks.
+
+    Args:
+        blocks: Finished ones of the run under judgement.
+        reference_blocks: Of the other; fewer than the first planned look's make it the fixed look.
+    """
+    reference = look_for(reference_blocks)
+    return reference if reference.fixed else look_for(blocks)
 
 
 def is_decided(verdicts: Iterable[str]) -> bool:
@@ -93,7 +108,8 @@ def decide(
     FAIL if the estimate is past the margin and the lower bound is above zero, bounds corrected by
     Holm over the family. PASS if the upper bound is under the margin; that side needs no
     correction, since the run passes only if every member does (an intersection-union test,
-    Berger 1982). Else INCONCLUSIVE, or at the fixed look PASS.
+    Berger 1982). Else INCONCLUSIVE, or at the fixed look PASS. An effect of fewer blocks than the
+    look needs, or one that is no finite number, is INCONCLUSIVE whatever it says.
 
     Args:
         effects: Hypothesis (case name or `geomean`) -> effect.
@@ -110,7 +126,11 @@ def decide(
 
 def _adjusted(effects: Mapping[str, Effect]) -> dict[str, float]:
     return holm(
-        {key: p for key, effect in effects.items() if (p := effect.p_greater()) is not None}
+        {
+            key: p
+            for key, effect in effects.items()
+            if (p := effect.p_greater()) is not None and isfinite(p)
+        }
     )
 
 
@@ -118,8 +138,10 @@ def _decide_one(
     effect: Effect, margin: float, look: Look, slower: float | None, faster: float | None
 ) -> Decision:
     upper = effect.upper(look.alpha)
-    if slower is None or faster is None or upper is None:
+    if slower is None or faster is None or upper is None or not isfinite(upper):
         return Decision("inconclusive", None, None)
+    if effect.blocks < look.least:
+        return Decision("inconclusive", slower, upper)
     if _declared(effect, margin, look, slower):
         return Decision("fail", slower, upper)
     improved = _declared(effect.mirrored(), margin, look, faster)

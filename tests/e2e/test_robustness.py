@@ -203,6 +203,7 @@ def test_the_coordinators_memory_does_not_grow_with_the_samples(folder: Folder) 
             resident.append(pages * os.sysconf("SC_PAGE_SIZE"))
     samples = sum(len(times) for times in latencies(folder.run).values())
     assert samples == 10_000
+    assert all(resident), "it had ended: what is gone has no memory"
     assert resident[1] - resident[0] < 4 * MIB
 
 

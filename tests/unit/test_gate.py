@@ -246,8 +246,9 @@ def test_allocator_peak_has_a_floor(extra_mib: int, code: int) -> None:
     assert _against(run, promoted).exit_code == code
 
 
-def test_memory_not_measured_never_passes() -> None:
-    run = _every(make_run(seed=1), OPTIMIZED, memory={"peak_tensor_bytes": None})
+@pytest.mark.parametrize("peak", [None, 0])
+def test_memory_not_measured_never_passes(peak: int | None) -> None:
+    run = _every(make_run(seed=1), OPTIMIZED, memory={"peak_tensor_bytes": peak})
     judgement = _against(run)
     assert judgement.exit_code == ExitCode.INCONCLUSIVE
     assert "peak_tensor_bytes 48x32x4 s3diff-optimized was not measured in this run" in (
@@ -279,6 +280,27 @@ def test_flops_count_and_missing_counter_is_open() -> None:
     assert {c.metric for c in _only(_against(more), Verdict.FAIL)} == {"flops"}
     run = _every(make_run(seed=1), OPTIMIZED, work={"launches": 900})
     assert _against(run).exit_code == ExitCode.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("zero", "metrics"),
+    [
+        ({"launches": 0}, {"launches"}),
+        ({"flops": {}}, {"flops"}),
+        ({"flops": {"unet": 0, "vae_decode": 0}}, {"flops"}),
+        ({"calls": {}}, {"calls.unet", "calls.text_encoder"}),
+        ({"calls": {"unet": 0}}, {"calls.unet", "calls.text_encoder"}),
+    ],
+)
+def test_a_zero_where_there_must_be_work_was_not_counted(
+    zero: dict[str, Any], metrics: set[str]
+) -> None:
+    run = _with_work(make_run(seed=1), OPTIMIZED, **zero)
+    for ours, theirs in ((run, make_run(seed=100)), (make_run(seed=1), run)):
+        judgement = _against(ours, theirs)
+        assert judgement.exit_code == ExitCode.INCONCLUSIVE
+        assert {check.metric for check in judgement.open_questions} == metrics
+    assert _against(run, run).exit_code == ExitCode.OK  # neither side counts it, as ever
 
 
 def test_a_network_that_is_not_listed_was_not_called() -> None:
@@ -347,6 +369,29 @@ def test_the_one_thing_that_differs_is_named(change: dict[str, Any], message: st
     with pytest.raises(NotComparableError) as error:
         _against(change_head(make_run(seed=1), **change))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "named"),
+    [
+        ("ab" * 20, "cd" * 20, f"{'ab' * 20}, but promoted 'main' has {'cd' * 20}"),
+        (None, "cd" * 20, f"none, but promoted 'main' has {'cd' * 20}"),
+    ],
+)
+def test_a_base_revision_that_moved_is_another_baseline(
+    ours: str | None, theirs: str, named: str
+) -> None:
+    def at(commit: str | None, seed: int) -> Run:
+        arm = {"pipeline": BASELINE, "revision": "main", "commit": commit}
+        return change_head(make_run(seed=seed), arms={BASELINE: arm})
+
+    with pytest.raises(NotComparableError, match="other commit of the baseline arm: ") as error:
+        _against(at(ours, 1), at(theirs, 100))
+    assert named in str(error.value)
+    assert _against(at(ours, 1), at(ours, 100)).exit_code == ExitCode.OK
+    candidate = {OPTIMIZED: {"pipeline": OPTIMIZED, "revision": None, "commit": theirs}}
+    moved = change_head(at(ours, 1), arms=at(ours, 1).head.arms | candidate)
+    assert _against(moved, at(ours, 100)).exit_code == ExitCode.OK
 
 
 def test_other_machine_warns() -> None:

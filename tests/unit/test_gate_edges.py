@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from srbench.errors import ExitCode, NotComparableError
+from srbench.errors import ExitCode, NotComparableError, SrbenchError
 from srbench.gate import Policy, Verdict, judge
 from srbench.gate.resources import memory_metric
 from srbench.records import Run, VoidRecord
@@ -16,6 +16,7 @@ from tests.factories import (
     BASELINE,
     CASES,
     OPTIMIZED,
+    Noise,
     change_cell,
     change_fidelity,
     change_head,
@@ -51,6 +52,94 @@ def test_a_sequential_run_that_ended_early_is_whole() -> None:
     """Six blocks of sixteen: the look is the number of finished blocks, its alpha 0.004."""
     run = change_head(make_run(blocks=6), looks=[6, 10, 16], blocks=16)
     assert judge(run, Policy()).exit_code == ExitCode.OK
+
+
+@pytest.mark.parametrize(
+    ("finished", "planned", "looks", "code"),
+    [(6, 6, [], 0), (6, 16, [6, 10, 16], 0), (6, 16, [], 3), (7, 16, [6, 10, 16], 3)],
+)
+def test_a_run_ends_with_its_last_block_or_at_a_look(
+    finished: int, planned: int, looks: list[int], code: int
+) -> None:
+    run = change_head(make_run(blocks=finished), looks=looks, blocks=planned)
+    judgement = judge(run, Policy(on_inconclusive="warn"))
+    assert judgement.exit_code == code
+    if code:
+        text = f"the run ended too soon: {finished} of {planned} blocks are there"
+        assert [check.message for check in judgement.open_questions] == [text]
+
+
+def _of_case_0(run: Run, arm: str) -> list[tuple[int, str, str]]:
+    return [(block, CASES[0], arm) for block in sorted(run.finished_blocks)]
+
+
+@pytest.mark.parametrize("kept", [0, 2, 5])
+@pytest.mark.parametrize("arms", [[BASELINE, OPTIMIZED], [OPTIMIZED]])
+def test_a_cell_that_is_missing_is_no_pass_whatever_the_policy_says(
+    arms: list[str], kept: int
+) -> None:
+    run = make_run()
+    lost = {place for arm in arms for place in _of_case_0(run, arm)[kept:]}
+    cells = [cell for cell in run.cells if (cell.block, cell.case, cell.pipeline) not in lost]
+    judgement = judge(replace(run, cells=cells), Policy(on_inconclusive="warn"))
+    assert judgement.exit_code == ExitCode.INCONCLUSIVE
+    what = f"is missing in {6 - kept} of 6 blocks" if kept else "was not measured"
+    assert f"{CASES[0]} {OPTIMIZED} {what}" in judgement.line()
+
+
+def _crashed(run: Run, block: int) -> Run:
+    places = [(cell.block, cell.case, cell.pipeline) for cell in run.cells]
+    index = places.index((block, CASES[0], OPTIMIZED))
+    return change_cell(run, index, outcome="crash", reason="gone", samples=[])
+
+
+def _of_one_pipeline(run: Run) -> Run:
+    arm = {"pipeline": "p", "revision": None, "commit": None}
+    return change_head(run, arms={BASELINE: arm, OPTIMIZED: arm})
+
+
+@pytest.mark.parametrize(("blocks", "need"), [(6, 6), (10, 10)])
+def test_one_crash_makes_no_look_a_lenient_or_an_earlier_one(blocks: int, need: int) -> None:
+    """The case that lost a block, and with it the mean, stay open; the others are judged."""
+    slow = make_run(blocks=blocks, speedup=1.0, slowdown=1.03, noise=Noise(process=0.03))
+    lost = _crashed(_of_one_pipeline(slow), block=1)
+    promoted = make_run(seed=100, blocks=blocks, speedup=1.0)
+    asked: list[tuple[str, Run, tuple[Any, ...]]] = [
+        ("latency", lost, ()),
+        ("latency", lost, (promoted, NAME)),
+        ("time", lost, (promoted, NAME)),
+        ("speedup", change_head(lost, arms={}), ()),
+    ]
+    for metric, run, reference in asked:
+        judgement = judge(run, Policy(time_margin=0.05), *reference)
+        found = {check.case: check for check in judgement.checks if check.metric == metric}
+        short = {CASES[0]} if metric == "time" else {CASES[0], "geomean"}
+        for case in short:
+            check = found[case]
+            assert (check.verdict, check.reason_code) == (Verdict.INCONCLUSIVE, "too_few_blocks")
+            text = f": {blocks - 1} blocks are measured, this look needs {need}"
+            assert check.message.endswith(text)
+        assert not any("no slow-down proven" in check.message for check in found.values())
+        assert "too_few_blocks" not in {
+            check.reason_code for case, check in found.items() if case not in short
+        }
+
+
+def test_a_reference_with_a_crash_makes_no_look_a_lenient_one() -> None:
+    run = make_run(speedup=1.0, slowdown=1.03, noise=Noise(process=0.03))
+    promoted = _crashed(make_run(seed=100, speedup=1.0), block=1)
+    judgement = judge(run, Policy(), promoted, NAME)
+    found = [check for check in judgement.checks if check.metric == "latency"]
+    assert not any("no slow-down proven" in check.message for check in found)
+    assert Verdict.PASS not in {check.verdict for check in found}
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_a_time_that_is_no_number_is_damage(bad: float) -> None:
+    run = make_run()
+    samples = [run.cells[1].samples[0] | {"latency_ms": bad}, *run.cells[1].samples[1:]]
+    with pytest.raises(SrbenchError, match="the file is damaged, measure again"):
+        judge(change_cell(run, 1, samples=samples), Policy())
 
 
 def test_nan_pictures_fail() -> None:

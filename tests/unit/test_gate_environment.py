@@ -63,6 +63,7 @@ def _verdicts(judgement: Judgement, metric: str) -> set[Verdict]:
         ({"gpu_memory_bytes": 24_100_000_000}, Level.EXACT),
         ({"driver": "550.90.07"}, Level.COMPARABLE),
         ({"driver": None}, Level.COMPARABLE),
+        ({"gpu_memory_bytes": None}, Level.COMPARABLE),
         ({"versions": {"torch": "2.14.2", "triton": None}}, Level.COMPARABLE),
         ({"versions": {"torch": "2.14.1+cu130", "triton": None}}, Level.COMPARABLE),
         ({"power_limit_w": 120.0}, Level.COMPARABLE),
@@ -138,9 +139,24 @@ def test_a_margin_under_the_noise_is_refused() -> None:
         judge(run, Policy(margin=0.005), promoted, NAME, NOISE)
     text = str(error.value)
     assert text.startswith("margin 0.5 % of 48x32x4 is below 1")
+    assert "the smallest that 16 blocks against 6 tell" in text
     assert "noise/cpu.json (run 20250101T000000Z-cpu-0000)" in text
     assert "raise it in the policy" in text
     assert "\n" not in text
+
+
+def test_a_margin_that_two_runs_cannot_tell_is_refused_where_two_runs_are_compared() -> None:
+    """One run of 16 blocks shows 1.0 %; against another of 6 blocks it is 1.9 %."""
+    policy, promoted = Policy(margin=0.015), make_run(seed=100)
+    arm = {"pipeline": "p", "revision": None, "commit": None}
+    run = change_head(make_run(seed=1), arms={BASELINE: arm, OPTIMIZED: arm})
+    require_judgeable(run, policy, noise=NOISE)
+    with pytest.raises(UsageError, match=r"16 blocks against 6 tell"):
+        require_judgeable(run, policy, promoted, NAME, NOISE)
+    require_judgeable(run, policy, make_run(seed=100, blocks=40), NAME, NOISE)
+    begun = replace(promoted, finished_blocks=set(), ended=False)
+    with pytest.raises(UsageError, match=r"16 blocks against 1 tell"):
+        require_judgeable(run, policy, begun, NAME, NOISE)
 
 
 def test_the_margin_of_one_case_and_of_the_mean_are_held_too() -> None:

@@ -274,21 +274,104 @@ def test_a_baseline_that_differs_alone_is_no_fault_of_the_candidate() -> None:
     assert judge(run, Policy()).exit_code == ExitCode.OK
 
 
-def test_processes_that_differ_are_a_warning() -> None:
-    run = _hashed(make_run(), lambda arm, block, _: str(block % 2) if arm == OPTIMIZED else "same")
+def _processes_differ(arm: str = OPTIMIZED) -> Run:
+    run = make_run(cases=CASES[:1])
+    return _hashed(run, lambda name, block, _: str(block % 3) if name == arm else "same")
+
+
+APART = "pictures of {} differ from process to process in 48x32x4 (autotuning?), not within one"
+UNJUDGED = (
+    "48x32x4 s3diff-optimized paints 3 different pictures in different processes, and not all were "
+    "judged"
+)
+CLOSE = {"psnr": 55.0, "worst_block_psnr": 45.0, "max_abs_diff": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("record", "verdict", "text"),
+    [
+        (None, Verdict.INCONCLUSIVE, UNJUDGED),
+        ({"outcome": "unsupported", "reason": "gone"}, Verdict.INCONCLUSIVE, f"{UNJUDGED}: gone"),
+        ({"outcome": "crash", "metrics": CLOSE}, Verdict.INCONCLUSIVE, UNJUDGED),
+        ({"metrics": {"psnr": 55.0}}, Verdict.INCONCLUSIVE, ", 55.0 dB apart"),
+        ({"outcome": "invalid", "reason": "NaN"}, Verdict.FAIL, "in different processes: NaN"),
+        ({"metrics": CLOSE}, Verdict.PASS, ", 55.0 dB apart (worst block 45.0 dB)"),
+        ({"metrics": CLOSE | {"psnr": 49.0}}, Verdict.FAIL, ", 49.0 dB apart"),
+        ({"metrics": CLOSE | {"worst_block_psnr": 20.0}}, Verdict.FAIL, "(worst block 20.0 dB)"),
+        ({"metrics": CLOSE | {"psnr": float("nan")}}, Verdict.FAIL, ", nan dB apart"),
+    ],
+)
+def test_pictures_of_other_processes_must_be_judged_too(
+    record: dict[str, Any] | None, verdict: Verdict, text: str
+) -> None:
+    run = _processes_differ()
+    if record is not None:
+        run = _role(run, "other_process", OPTIMIZED, **record)
     judgement = judge(run, Policy())
+    (check,) = _found(judgement, "determinism")
+    assert (check.verdict, check.value) == (verdict, 3)
+    assert text in check.message
+    assert (
+        check.reason_code
+        == {
+            Verdict.PASS: "within_limits",
+            Verdict.FAIL: "nondeterministic",
+            Verdict.INCONCLUSIVE: "not_measured",
+        }[verdict]
+    )
+    assert judgement.exit_code == {"pass": 0, "fail": 1, "inconclusive": 3}[verdict]
+    assert judgement.warnings == [APART.format(OPTIMIZED)]
+
+
+def test_a_baseline_that_differs_between_processes_is_a_warning() -> None:
+    judgement = judge(_processes_differ(BASELINE), Policy())
     assert judgement.exit_code == ExitCode.OK
-    assert judgement.warnings == [
-        "pictures of s3diff-optimized differ from process to process in 48x32x4, 64x64x2, 96x64x2 "
-        "(autotuning?), not within one"
-    ]
+    assert judgement.warnings == [APART.format(BASELINE)]
 
 
-def test_a_judged_picture_that_was_never_timed_is_a_warning() -> None:
+@pytest.mark.parametrize(("digest", "code"), [("same", 0), ("another", 3)])
+def test_a_judged_picture_that_was_never_timed_leaves_the_timed_ones_unjudged(
+    digest: str, code: int
+) -> None:
     """A resumed run makes its pictures again; they should be those of the timed images."""
-    run = _hashed(make_run(), lambda *_: "same")
-    for digest, warnings in (("same", 0), ("another", 1)):
-        judged = [replace(record, picture_sha256=digest) for record in run.fidelity]
-        judgement = judge(replace(run, fidelity=judged), Policy())
-        assert judgement.exit_code == ExitCode.OK
-        assert len([w for w in judgement.warnings if "made after --resume" in w]) == warnings
+    run = _hashed(make_run(cases=CASES[:1]), lambda *_: "same")
+    judged = [replace(record, picture_sha256=digest) for record in run.fidelity]
+    run = replace(run, fidelity=judged)
+    judgement = judge(run, Policy())
+    assert judgement.exit_code == code
+    assert len([w for w in judgement.warnings if "made after --resume" in w]) == bool(code)
+    if code:
+        assert "paints 2 different pictures in different processes" in judgement.line()
+        sized = _role(run, "other_process", OPTIMIZED, metrics=CLOSE)
+        assert judge(sized, Policy()).exit_code == ExitCode.OK
+
+
+@pytest.mark.parametrize("pairs", [1, 5])
+def test_timed_pictures_without_a_hash_beside_others_with_one_are_open(pairs: int) -> None:
+    run = _hashed(
+        make_run(cases=CASES[:1]),
+        lambda arm, block, pair: "" if (arm, block) == (OPTIMIZED, 3) and pair < pairs else "same",
+    )
+    judgement = judge(run, Policy())
+    assert judgement.exit_code == ExitCode.INCONCLUSIVE
+    assert f"{pairs} timed pictures have no hash" in judgement.line()
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [{}, {"psnr": 80.0}, {"max_abs_diff": float("nan")}, {"distinct_pictures": float("nan")}],
+)
+def test_a_repeat_that_compared_nothing_does_not_count(metrics: dict[str, float]) -> None:
+    run = make_run(cases=CASES[:1])
+    run = replace(run, cells=list(map(_hashless, run.cells)))
+    judgement = judge(_role(run, "repeat", OPTIMIZED, metrics=metrics), Policy())
+    (check,) = _found(judgement, "determinism")
+    assert check.verdict is Verdict.INCONCLUSIVE
+    assert "was not checked: neither hashes nor second pictures" in check.message
+
+
+def test_callables_share_a_process_whatever_their_blocks() -> None:
+    weights = {"kind": "none", "digest": "", "synthetic": False, "label": "none: callables"}
+    judgement = judge(change_head(_processes_differ(), weights=weights), Policy())
+    assert judgement.exit_code == ExitCode.REGRESSION
+    assert "makes 3 different pictures in one process" in judgement.line()

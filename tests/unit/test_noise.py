@@ -12,7 +12,7 @@ import pytest
 from srbench.errors import UsageError
 from srbench.noise import NoiseFile, read_noise, smallest_margin, write_noise
 from srbench.simulation.noise import PROFILES, Bimodal, ProcessNoise, block_log_ratios
-from srbench.stats import minimum_detectable_effect
+from srbench.stats import minimum_detectable_difference, minimum_detectable_effect
 
 NOISE = NoiseFile(
     profile="cpu",
@@ -88,6 +88,14 @@ def test_unwritable_folder_is_one_sentence(tmp_path: Path) -> None:
 def test_smallest_margin_is_what_80_per_cent_power_needs(blocks: int, alpha: float) -> None:
     expected = expm1(minimum_detectable_effect(0.02, blocks, alpha))
     assert smallest_margin(NOISE, "64x64x2", blocks) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("reference", "alpha"), [(6, 0.003), (10, 0.003), (3, 0.01)])
+def test_a_promoted_run_adds_its_noise_to_the_smallest_margin(reference: int, alpha: float) -> None:
+    least = smallest_margin(NOISE, "64x64x2", 16, reference)
+    expected = expm1(minimum_detectable_difference(0.02, 16, reference, alpha))
+    assert least == pytest.approx(expected)
+    assert least > 1.2 * smallest_margin(NOISE, "64x64x2", 16)
 
 
 def _streamed(profile: str, seeds: int, bimodal: Bimodal | None = None) -> np.ndarray[Any, Any]:

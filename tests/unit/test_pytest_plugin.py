@@ -21,7 +21,7 @@ from srbench.baselines import promote
 from srbench.gate import Policy, Verdict, judge
 from srbench.in_process import Design, Measurement, compare_pictures, records_of
 from srbench.in_process.measurement import WARMUP
-from srbench.in_process.pictures import ARMS
+from srbench.in_process.pictures import ARMS, digest
 from srbench.store import RunWriter, read_run
 
 pytest_plugins = "pytester"
@@ -251,6 +251,74 @@ def test_disabled_benchmarks_never_pass_the_gate(session: pytest.Pytester) -> No
     done = session.runpytest("--srbench-gate", "--benchmark-disable", "-rs")
     done.assert_outcomes(skipped=1)
     done.stdout.fnmatch_lines(["*nothing was measured*"])
+
+
+@pytest.mark.parametrize("right", [1 + WARMUP, 1 + 2 * (WARMUP + 2)])
+def test_a_picture_that_is_right_only_while_it_is_compared_fails(
+    session: pytest.Pytester, right: int
+) -> None:
+    """Zeros from the first timed call on, and from the third block on."""
+    session.makepyfile(
+        PICTURES
+        + f"""
+class Fading:
+    calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        time.sleep(0.002)
+        return SCENE.copy() if self.calls <= {right} else np.zeros_like(SCENE)
+
+def steady():
+    time.sleep(0.002)
+    return SCENE.copy()
+
+@pytest.mark.srbench(blocks=4, pairs=2)
+def test_it(srbench_gate):
+    srbench_gate(baseline=steady, candidate=Fading(), case="c")
+"""
+    )
+    done = session.runpytest("--srbench-gate")
+    done.assert_outcomes(failed=1)
+    done.stdout.fnmatch_lines(["*c candidate makes 2 different pictures in one process*"])
+
+
+def test_pictures_that_stop_coming_are_no_pass(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        PICTURES
+        + """
+class Ending:
+    calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        time.sleep(0.002)
+        return SCENE.copy() if self.calls <= 6 else None
+
+def slow():
+    time.sleep(0.02)
+    return SCENE.copy()
+
+@pytest.mark.srbench(blocks=6, pairs=2, min_speedup=1.01)
+def test_it(srbench_gate):
+    srbench_gate(baseline=slow, candidate=Ending(), case="c")
+"""
+    )
+    done = session.runpytest("--srbench-gate", "-rs")
+    done.assert_outcomes(skipped=1)
+    done.stdout.fnmatch_lines(["*determinism c of candidate: 10 timed pictures have no hash*"])
+
+
+def test_the_judged_picture_is_stored_with_its_hash() -> None:
+    scene = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
+    measured = Measurement("c", Design(blocks=2, pairs=1))
+    measured.measure(lambda: scene, lambda: scene + 1)
+    hashes = [digest(scene), digest(scene + 1)]
+    assert [cell.picture_sha256 for cell in measured.cells] == [*hashes, None, None]
+    assert [record.picture_sha256 for record in measured.fidelity] == hashes[1:]
+    nothing = Measurement("c", Design(blocks=1, pairs=1))
+    nothing.measure(lambda: None, lambda: None)
+    assert [cell.picture_sha256 for cell in nothing.cells] == [None, None]
 
 
 def test_pictures_of_other_kinds() -> None:

@@ -12,6 +12,7 @@ from srbench.stats import (
     decide,
     geometric_mean_blocks,
     holm,
+    look_against,
     look_for,
     one_sample,
     paired_log_ratio,
@@ -77,7 +78,6 @@ def test_one_block_has_no_interval(effect: Effect) -> None:
     assert effect.interval() is None
     assert effect.lower(0.01) is None
     assert effect.p_greater() is None
-    assert effect.blocks == 1
 
 
 def test_no_spread_gives_a_point_not_a_crash() -> None:
@@ -125,6 +125,18 @@ def test_holm_by_hand() -> None:
 def test_looks(blocks: int, alpha: float, fixed: bool) -> None:
     look = look_for(blocks)
     assert (look.alpha, look.fixed) == (alpha, fixed)
+    assert look.least == max(least for least in (1, 6, 10, 16) if least <= blocks)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "reference", "number", "alpha"),
+    [(16, 10, 3, 0.003), (6, 40, 1, 0.004), (16, 5, 0, 0.01), (5, 16, 0, 0.01)],
+)
+def test_the_look_is_the_run_s_unless_the_reference_is_short(
+    blocks: int, reference: int, number: int, alpha: float
+) -> None:
+    look = look_against(blocks, reference)
+    assert (look.number, look.alpha, look.fixed) == (number, alpha, number == 0)
 
 
 def test_error_budget_is_one_per_cent() -> None:
@@ -155,6 +167,32 @@ def test_fixed_look_fails_only_what_is_proven() -> None:
 def test_one_block_decides_nothing() -> None:
     decision = decide({"x": one_sample([0.5])}, {"x": 0.05}, look_for(1))["x"]
     assert (decision.verdict, decision.p_adjusted) == ("inconclusive", None)
+
+
+@pytest.mark.parametrize(
+    "effect",
+    [
+        Effect(float("-inf"), 0.01, 9, 10),
+        Effect(-0.1, float("nan"), 9, 10),
+        Effect(-0.1, float("inf"), 9, 10),
+        Effect(float("nan"), 0.01, 9, 10),
+        Effect(float("inf"), 0.0, 9, 10),
+    ],
+)
+@pytest.mark.parametrize("blocks", [3, 10])
+def test_what_is_no_number_decides_nothing_and_hides_nothing(effect: Effect, blocks: int) -> None:
+    family = {"broken": effect, "slow": Effect(0.3, 0.01, 9, 10)}
+    decisions = decide(family, dict.fromkeys(family, 0.05), look_for(blocks))
+    assert decisions["broken"].verdict == "inconclusive"
+    assert decisions["slow"].verdict == "fail"
+
+
+@pytest.mark.parametrize("estimate", [-0.5, 0.0, 0.5])
+def test_an_effect_with_fewer_blocks_than_its_look_stays_open(estimate: float) -> None:
+    for blocks, finished, verdict in ((9, 9, True), (9, 10, False), (5, 6, False), (5, 5, True)):
+        effect = Effect(estimate, 0.001, blocks - 1, blocks)
+        decision = decide({"x": effect}, {"x": 0.05}, look_for(finished))["x"]
+        assert (decision.verdict != "inconclusive") is verdict
 
 
 def test_holm_guards_the_family() -> None:
@@ -189,7 +227,7 @@ def test_block_with_a_broken_arm_does_not_count() -> None:
     assert len(geomean_log_ratios(run, CASES, OPTIMIZED)) == 2
 
 
-@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
 def test_impossible_latency_is_named(bad: float) -> None:
     run = make_run(blocks=1, pairs=1)
     run = change_cell(run, 1, samples=[run.cells[1].samples[0] | {"latency_ms": bad}])

@@ -15,6 +15,7 @@ from srbench.stats import (
     find_segments,
     is_decided,
     look_for,
+    minimum_detectable_difference,
     minimum_detectable_effect,
     one_sample,
     required_blocks,
@@ -55,6 +56,21 @@ def test_minimum_detectable_effect_has_its_power(blocks: int) -> None:
     power = reference.nct.sf(threshold, blocks - 1, effect / 0.013 * sqrt(blocks))
     assert power == pytest.approx(0.9, abs=1e-5)
     assert minimum_detectable_effect(0.0, blocks, 0.003) == 0.0
+
+
+@pytest.mark.parametrize(("blocks", "other"), [(16, 6), (6, 16), (10, 10), (3, 2), (2, 1)])
+def test_minimum_detectable_difference_has_its_power(blocks: int, other: int) -> None:
+    """By the noncentral t of the two-sample test."""
+    effect = minimum_detectable_difference(0.013, blocks, other, 0.003, power=0.9)
+    dof = blocks + other - 2
+    error = 0.013 * sqrt(1 / blocks + 1 / other)
+    power = reference.nct.sf(reference.t.isf(0.003, dof), dof, effect / error)
+    assert power == pytest.approx(0.9, abs=1e-5)
+
+
+def test_a_difference_needs_two_runs() -> None:
+    with pytest.raises(ValueError, match="reference without blocks"):
+        minimum_detectable_difference(0.01, 6, 0, 0.004)
 
 
 def test_minimum_detectable_effect_of_the_typical_profile() -> None:
