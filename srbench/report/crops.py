@@ -22,7 +22,7 @@ DIFFERENCE_GAIN = 8
 
 
 def crop_figure(model: ReportModel, comparison: Comparison) -> Figure | None:
-    """One row a case: input, baseline, optimized, difference x8. None when no crop was stored."""
+    """One row a case: input, both arms, difference x8. None when no crop was stored."""
     from matplotlib.figure import Figure
 
     rows = [row for row in comparison.rows if row.fidelity and len(row.fidelity.crops) == 3]
@@ -30,7 +30,7 @@ def crop_figure(model: ReportModel, comparison: Comparison) -> Figure | None:
         return None
     figure = Figure(figsize=(9.0, 0.7 + 2.4 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), 4, squeeze=False)
-    titles = ("input (LR)", "baseline", "optimized", f"difference x{DIFFERENCE_GAIN}")
+    titles = ("input (LR)", *comparison.roles, f"difference x{DIFFERENCE_GAIN}")
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=10)
     for axes, row in zip(grid, rows, strict=True):

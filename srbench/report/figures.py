@@ -57,7 +57,7 @@ def stage_figure(model: ReportModel, comparison: Comparison) -> Figure | None:
     """
     from matplotlib.figure import Figure
 
-    bars = [bar for row in comparison.rows for bar in stage_bars(row)]
+    bars = stage_bars(comparison)
     stages = named_stages([shares for _, _, shares, _ in bars])
     if not bars or not stages:
         return None
@@ -174,18 +174,16 @@ def published_speedup(row: Row) -> float | None:
     return row.published_original_s / row.published_lyradiff_s
 
 
-def stage_bars(row: Row) -> list[tuple[str, str, dict[str, float], ArmCell]]:
-    """(case, arm, stage -> per cent of the baseline's median, cell) of both arms."""
-    base = row.baseline.latency
-    if base is None:
-        return []
+def stage_bars(comparison: Comparison) -> list[tuple[str, str, dict[str, float], ArmCell]]:
+    """(case, role, stage -> per cent of the baseline's median, cell) of both arms, by case."""
     bars = []
-    for arm, cell in (("baseline", row.baseline), ("optimized", row.candidate)):
-        if cell.latency is None or not cell.stages_ms:
+    for row, role, cell in comparison.cells():
+        base = row.baseline.latency
+        if base is None or cell.latency is None or not cell.stages_ms:
             continue
         shares = {name: 100 * time / base.median for name, time in cell.stages_ms.items()}
         rest = 100 * cell.latency.median / base.median - sum(shares.values())
-        bars.append((row.case, arm, shares | {OTHER: max(0.0, rest)}, cell))
+        bars.append((row.case, role, shares | {OTHER: max(0.0, rest)}, cell))
     return bars
 
 

@@ -92,12 +92,10 @@ def _main_table(model: ReportModel, comparison: Comparison) -> str:
     header = [
         "Image Size",
         "SR Ratio",
-        "Time cost(s) (baseline)",
-        "Time cost(s) (optimized)",
+        *(f"Time cost(s) ({role})" for role in comparison.roles),
         "Speed Up",
         "95 % interval",
-        "Peak MiB (baseline)",
-        "Peak MiB (optimized)",
+        *(f"Peak MiB ({role})" for role in comparison.roles),
         "PSNR dB",
         "Worst block dB",
         "SSIM",
@@ -159,11 +157,7 @@ def _footnotes(notes: list[str]) -> list[str]:
 
 
 def _stage_table(model: ReportModel, comparison: Comparison) -> str:
-    arms = [
-        (row, arm, cell)
-        for row in comparison.rows
-        for arm, cell in (("baseline", row.baseline), ("optimized", row.candidate))
-    ]
+    arms = list(comparison.cells())
     stages = list(dict.fromkeys(name for _, _, cell in arms for name in cell.stages_ms))
     if not stages:
         return "No stage was timed."

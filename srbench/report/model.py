@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median
 
 from pipelines.contract import STAGES
+from srbench.gate.comparable import same_pipeline
 from srbench.gate.fidelity import record_of
 from srbench.gate.resources import memory_metric, peak_bytes, work_counters
 from srbench.profiles import Profile, profile_or_bare
@@ -86,13 +87,29 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One candidate arm against the baseline over all cases."""
+    """One candidate arm against the baseline over all cases.
+
+    Attributes:
+        baseline, candidate: Names of the arms.
+        roles: What columns call them: `baseline` and `optimized`, or of two revisions of one
+            pipeline `base` and `head`, or of an A/A run `A` and `B`.
+        rows: One a case.
+        geomean: Over the cases that were measured.
+        geomean_cases: How many those are.
+    """
 
     baseline: str
     candidate: str
+    roles: tuple[str, str]
     rows: list[Row]
     geomean: Speedup | None
     geomean_cases: int
+
+    def cells(self) -> Iterator[tuple[Row, str, ArmCell]]:
+        """Row, role and cell of both arms, case by case."""
+        for row in self.rows:
+            yield row, self.roles[0], row.baseline
+            yield row, self.roles[1], row.candidate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +122,8 @@ class ReportModel:
 
     @property
     def synthetic(self) -> bool:
-        """Whether no network was trained: times are real, pictures are not."""
-        return bool(self.run.head.weights.get("synthetic"))
+        """Whether a network was measured that was not trained: times are real, pictures are not."""
+        return bool(self.run.head.weights.get("synthetic")) and not self.simulated
 
     @property
     def simulated(self) -> bool:
@@ -158,10 +175,17 @@ def _comparison(run: Run, candidate: str, profile: Profile) -> Comparison:
     return Comparison(
         baseline=baseline_arm(run),
         candidate=candidate,
+        roles=_roles(run, candidate),
         rows=rows,
         geomean=speedup(geomean_log_ratios(run, measured, candidate)),
         geomean_cases=len(measured),
     )
+
+
+def _roles(run: Run, candidate: str) -> tuple[str, str]:
+    if run.head.purpose == "aa":
+        return baseline_arm(run), candidate
+    return ("base", "head") if same_pipeline(run.head, candidate) else ("baseline", "optimized")
 
 
 def _arm_cell(run: Run, case: str, arm: str) -> ArmCell:

@@ -54,7 +54,8 @@ def _comparison(comparison: Comparison) -> str:
     ]
     mean = comparison.geomean
     rows.append(["geomean", "", "", "", ratio(mean), interval(mean), "", "", ""])
-    header = ["size", "ratio", "baseline s", "optimized s", "speed-up", "95 %", "peak MiB"]
+    times = [f"{role} s" for role in comparison.roles]
+    header = ["size", "ratio", *times, "speed-up", "95 %", "peak MiB"]
     table = plain_table([*header, "PSNR dB", "worst block dB"], rows, left=2)
     return f"{comparison.candidate} against {comparison.baseline}\n{table}"
 

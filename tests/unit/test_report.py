@@ -175,7 +175,7 @@ def test_simulated_run_says_so_wherever_it_says_synthetic() -> None:
     run = change_head(make_run(crops=True), purpose="simulation")
     page = _page(run)
     assert "**SIMULATED: a fake device made up every number here." in page
-    captions = [line for line in page.splitlines() if line.startswith("*")][2:]
+    captions = [line for line in page.splitlines() if line.startswith("*")][1:]
     assert len(captions) >= 4
     assert all("**SIMULATED**" in caption for caption in captions)
     assert "SIMULATED" in console_table(run)
@@ -341,3 +341,13 @@ def test_case_that_is_no_size_has_a_row_under_its_name() -> None:
     row = build_model(run).comparisons[0].rows[0]
     assert (row.image_size, row.sr_ratio, row.input_pixels) == ("wavelet", "–", None)
     assert _cells(_page(run), "| wavelet | –")[4].endswith("x")
+
+
+def test_revisions_are_called_base_and_head() -> None:
+    """`optimized` would be the name of both."""
+    run = make_run()
+    both = dict.fromkeys(run.head.pipelines, {"pipeline": "p", "revision": None, "commit": None})
+    page = _page(change_head(run, arms=both))
+    assert "Time cost(s) (base)" in page
+    assert "Time cost(s) (optimized)" not in page
+    assert "Time cost(s) (optimized)" in _page(run)

@@ -83,7 +83,7 @@ def stage_chart(comparison: Comparison) -> str | None:
 
     None when no stage was timed.
     """
-    bars = [bar for row in comparison.rows for bar in stage_bars(row)]
+    bars = stage_bars(comparison)
     stages = named_stages([shares for _, _, shares, _ in bars])
     if not stages:
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from statistics import median
 
 from srbench.records import CellRecord, FidelityRecord, Run
@@ -12,9 +11,6 @@ from srbench.report.tables import decibels
 from srbench.report.text import interval, ratio, seconds, significant
 from srbench.stats.runs import cells_of
 
-_MAIN = ["Image Size", "SR Ratio", "Time cost(s) (baseline)", "Time cost(s) (optimized)"]
-_MAIN += ["Speed Up", "95 % interval", "Peak MiB (baseline)", "Peak MiB (optimized)"]
-_MAIN += ["PSNR dB", "Worst block dB", "SSIM", "LPIPS"]
 _PUBLISHED = ["Published original s", "Published lyraDiff s", "Published Speed Up"]
 _SPREAD = ["median ms", "MAD ms", "p90 ms", "images", "prepare ms", "first image ms"]
 _MEMORY = {
@@ -39,7 +35,9 @@ def speedup_table(model: ReportModel, comparison: Comparison) -> Table:
     notes: list[str] = []
     rows = [_main_row(row, notes, published) for row in comparison.rows]
     mean = comparison.geomean
-    header = _MAIN + (_PUBLISHED if published else [])
+    header = ["Image Size", "SR Ratio", *(f"Time cost(s) ({role})" for role in comparison.roles)]
+    header += ["Speed Up", "95 % interval", *(f"Peak MiB ({role})" for role in comparison.roles)]
+    header += ["PSNR dB", "Worst block dB", "SSIM", "LPIPS", *(_PUBLISHED if published else [])]
     foot = [Cell(f"Geometric mean of {comparison.geomean_cases}"), *[Cell("")] * 3]
     foot += [Cell(ratio(mean)), Cell(interval(mean)), *[Cell("")] * (len(header) - 6)]
     if not published:
@@ -101,7 +99,7 @@ def _metric(record: FidelityRecord | None, metric: str, notes: list[str]) -> Cel
 def spread_table(model: ReportModel, comparison: Comparison) -> Table:
     """Spread of the timed images, and the times outside the timed span."""
     rows = []
-    for row, arm, cell in _arms(comparison):
+    for row, arm, cell in comparison.cells():
         spread = cell.latency
         numbers = [spread.median, spread.mad, spread.p90] if spread else [None] * 3
         line = [Cell(row.case), Cell(arm), *(numeric(value) for value in numbers)]
@@ -113,12 +111,12 @@ def spread_table(model: ReportModel, comparison: Comparison) -> Table:
 
 def resource_table(model: ReportModel, comparison: Comparison) -> Table:
     """Memory, energy and exact work of each arm; what no cell has is left out."""
-    counters = list(dict.fromkeys(name for _, _, cell in _arms(comparison) for name in cell.work))
+    counters = list(dict.fromkeys(name for _, _, cell in comparison.cells() for name in cell.work))
     header = ["Case", "Arm", *_MEMORY.values(), *_ENERGY.values()]
     header += ["GFLOP" if name == "flops" else name.replace("_", " ") for name in counters]
     rows = []
-    names = {"baseline": comparison.baseline, "optimized": comparison.candidate}
-    for row, arm, cell in _arms(comparison):
+    names = dict(zip(comparison.roles, (comparison.baseline, comparison.candidate), strict=True))
+    for row, arm, cell in comparison.cells():
         good = [c for c in cells_of(model.run, row.case, names[arm]) if c.outcome == "ok"]
         line = [Cell(row.case), Cell(arm)]
         line += [memory(_peak(good, metric)) for metric in _MEMORY]
@@ -146,12 +144,6 @@ def _count(count: int | None, name: str) -> Cell:
     if count is None:
         return Cell("–")
     return Cell(significant(count / 1e9) if name == "flops" else f"{count:,}", count)
-
-
-def _arms(comparison: Comparison) -> Iterator[tuple[Row, str, ArmCell]]:
-    for row in comparison.rows:
-        yield row, "baseline", row.baseline
-        yield row, "optimized", row.candidate
 
 
 def outcome_table(run: Run) -> Table | None:
