@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from math import expm1, isfinite
+from math import expm1
 from pathlib import Path
 from typing import Any
 
 from srbench.durable import replace_file
 from srbench.errors import UsageError
+from srbench.outcome import one_line
 from srbench.stats.power import minimum_detectable_difference, minimum_detectable_effect
 from srbench.stats.sequential import look_against, look_for
 
 NOISE_VERSION = 1
+MOST_SD = 10.0
+"""In log units: blocks that differ by a factor of 20,000 are no measurement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +99,7 @@ def read_noise(root: Path, profile: str) -> NoiseFile | None:
     if not isinstance(content, dict) or content.get("kind") != "noise":
         raise _damaged(path, "no noise record")
     version = content.get("schema_version")
-    if not isinstance(version, int):
+    if type(version) is not int or version < 1:
         raise _damaged(path, "no schema_version")
     if version > NOISE_VERSION:
         raise UsageError(
@@ -139,14 +142,16 @@ def _parse(path: Path, content: dict[str, Any]) -> NoiseFile:
     for name in ("pairs", "blocks"):
         if type(content[name]) is not int or content[name] < 1:
             raise _damaged(path, f"{name} is no number of 1 or more")
+    if content["profile"] != path.stem:
+        raise _damaged(path, f"it is of profile {one_line(content['profile'], 40)!r}")
     sd = content["sd"]
     if not isinstance(sd, dict) or not sd or not all(map(_is_deviation, sd.values())):
-        raise _damaged(path, "sd is no table of numbers of 0 or more")
+        raise _damaged(path, f"sd is no table of numbers from 0 to {MOST_SD:g}")
     return NoiseFile(**{name: content[name] for name in known})
 
 
 def _is_deviation(value: Any) -> bool:
-    return type(value) in (int, float) and isfinite(value) and value >= 0
+    return type(value) in (int, float) and 0 <= value <= MOST_SD
 
 
 def _damaged(path: Path, what: str) -> UsageError:

@@ -66,7 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = Path(config.getoption("--srbench-results"))
     try:
         check_writable(folder)
-        rules = load_policy(Path(policy) if policy else None)
+        rules = load_policy(Path(policy) if policy else None, callables=True)
     except SrbenchError as error:
         raise pytest.UsageError(f"srbench: {error}") from error
     session = GateSession(folder, rules, config.getoption("--srbench-against"))
@@ -78,7 +78,7 @@ def srbench_gate(request: pytest.FixtureRequest, benchmark: Any) -> SrbenchGate:
     """Measure `baseline` and `candidate` in turns and judge them: see `SrbenchGate`."""
     marker = request.node.get_closest_marker("srbench")
     session = request.config.pluginmanager.get_plugin(_SESSION)
-    return SrbenchGate(session, benchmark, request.config, dict(marker.kwargs) if marker else {})
+    return SrbenchGate(session, benchmark, request.config, marker)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class SrbenchGate:
     session: GateSession | None
     benchmark: Any
     config: pytest.Config
-    settings: dict[str, Any]
+    marker: pytest.Mark | None
 
     def __call__(
         self,
@@ -121,7 +121,8 @@ class SrbenchGate:
         self.benchmark._mode = "srbench_gate(...)"
         name = case or self.benchmark.name
         try:
-            design = _design(self.settings | settings)
+            _require_name(name)
+            design = _design(self.marker, settings)
             measurement = self.session.begin(name, design)
         except SrbenchError as error:
             raise pytest.fail.Exception(f"srbench gate: {error}", pytrace=False) from None
@@ -201,6 +202,9 @@ class GateSession:
         # What two callables cannot be asked (memory, energy, work; pictures of what makes none) is
         # no open question of theirs.
         asked = {"latency", "speedup", "outcome", "determinism"}
+        pictured = reference[0].fidelity if reference else []
+        if measurement.made_pictures or any(each.case == measurement.case for each in pictured):
+            asked |= {"psnr", "worst_block_psnr", "lpips", "psnr_vs_promoted"}
         checks = [
             check
             for check in judgement.checks
@@ -249,10 +253,21 @@ class GateSession:
             terminalreporter.write_line(f"results: {path}")
 
 
-def _design(settings: dict[str, Any]) -> Design:
+def _require_name(case: Any) -> None:
+    from srbench.errors import UsageError
+
+    if not isinstance(case, str):
+        raise UsageError(f"case {case!r}: must be text")
+
+
+def _design(marker: pytest.Mark | None, settings: dict[str, Any]) -> Design:
     from srbench.errors import UsageError
     from srbench.in_process import Design
 
+    if marker is not None and marker.args:
+        given = ", ".join(map(repr, marker.args))
+        raise UsageError(f"@pytest.mark.srbench({given}): settings are given by name, as blocks=6")
+    settings = {**(marker.kwargs if marker else {}), **settings}
     known = [each.name for each in fields(Design)]
     for key in settings:
         if key not in known:

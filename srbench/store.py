@@ -206,6 +206,9 @@ def _head(path: Path, lines: list[Any]) -> RunRecord:
         )
     head = _record(path, 1, first)
     assert isinstance(head, RunRecord)
+    for name in (head.run_id, head.profile, *head.cases, *head.pipelines):
+        if not name.isprintable():
+            raise UsageError(f"{path}: line 1 is damaged ({name!r} is no name)")
     return head
 
 

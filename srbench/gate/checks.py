@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from srbench.errors import ExitCode
+from srbench.outcome import one_line
+
+_LONGEST = 1000
+"""Characters of a message or warning; more than any of ours has."""
 
 
 class Verdict(StrEnum):
@@ -38,7 +42,8 @@ class Check:
             `other_version`, `other_environment`, `not_measured`, `not_in_run`, `no_baseline`,
             `not_comparable`, or the outcome `oom`, `crash`, `timeout`, `unsupported`,
             `throttled`, `invalid`.
-        message: What a person reads, without the verdict word.
+        message: What a person reads, without the verdict word; one line, whatever names and reasons
+            the file holds.
         improved: The mirrored rule proves a gain past the margin.
     """
 
@@ -52,6 +57,10 @@ class Check:
     reason_code: str
     message: str
     improved: bool = False
+
+    def __post_init__(self) -> None:
+        """Fold the message into one line that a terminal may show."""
+        object.__setattr__(self, "message", one_line(self.message, _LONGEST))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,16 +157,26 @@ class Judgement:
     on_inconclusive: str = "exit-3"
     simulated: bool = False
 
+    def __post_init__(self) -> None:
+        """Fold every warning into one line that a terminal may show."""
+        folded = [one_line(warning, _LONGEST) for warning in self.warnings]
+        object.__setattr__(self, "warnings", folded)
+
     @property
     def verdict(self) -> Verdict:
-        """The strongest word of any check: a proven regression outranks a crash beside it."""
+        """The strongest word of any check: a proven regression outranks a crash beside it.
+
+        Where nothing passed nothing was judged: neither no check nor open ones alone are a pass.
+        """
         spoken = {check.verdict for check in self.checks}
         verdict = next((word for word in _ORDER if word in spoken), Verdict.PASS)
+        if verdict is Verdict.PASS and Verdict.PASS not in spoken:
+            return Verdict.NO_BASELINE
         if verdict is Verdict.INCONCLUSIVE:
             if self.on_inconclusive == "fail":
                 return Verdict.FAIL
             unfinished = any(check.reason_code == UNFINISHED for check in self.checks)
-            if self.on_inconclusive == "warn" and not unfinished:
+            if self.on_inconclusive == "warn" and not unfinished and Verdict.PASS in spoken:
                 return Verdict.PASS
         return verdict
 
@@ -176,7 +195,8 @@ class Judgement:
         reasons: list[str] = []
         for word in _ORDER:
             reasons += [check.message for check in self.checks if check.verdict is word]
-        return f"srbench gate: {self.word} {'; '.join(dict.fromkeys(reasons))}"
+        why = "; ".join(dict.fromkeys(reasons)) or "nothing was judged"
+        return f"srbench gate: {self.word} {why}"
 
     @property
     def improvements(self) -> list[Check]:

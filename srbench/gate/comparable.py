@@ -160,8 +160,8 @@ def shared_cases(run: Run, reference: Run, name: str) -> list[str]:
     shared = [case for case in run.head.cases if case in reference.head.cases]
     if not shared:
         raise NotComparableError(
-            f"no case in common: {', '.join(run.head.cases)}, but {name} has "
-            f"{', '.join(reference.head.cases)}"
+            f"no case in common: {_show(', '.join(run.head.cases))}, but {name} has "
+            f"{_show(', '.join(reference.head.cases))}"
         )
     for case in shared:
         ours, theirs = (_input_digest(each, case) for each in (run, reference))
@@ -249,5 +249,5 @@ def _input_digest(run: Run, case: str) -> str | None:
 
 
 def _show(value: Any) -> str:
-    text = "none" if value is None else str(value)
+    text = "none" if value in (None, "") else str(value)
     return f"{text[:12]}…" if len(text) == 64 else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf, nan
 
 from srbench.fidelity.roles import OTHER_PROCESS, REPEAT
@@ -9,10 +10,11 @@ from srbench.gate.checks import Check, Question, Verdict
 from srbench.gate.comparable import of_callables
 from srbench.gate.fidelity import find_record
 from srbench.gate.policy import Policy
-from srbench.records import FidelityRecord, Run
+from srbench.records import CellRecord, FidelityRecord, Run
 from srbench.stats.runs import baseline_arm, cells_of
 
 METRIC = "determinism"
+_UNTIMED = "the judged picture is none of those that were timed"
 
 
 def determinism_checks(run: Run, candidate: str, policy: Policy) -> list[Check]:
@@ -47,8 +49,8 @@ def determinism_warnings(run: Run) -> list[str]:
             case for case in timed if _judged(run, case, arm) - set().union(*timed[case])
         ]:
             warnings.append(
-                f"the judged picture of {arm} in {', '.join(unseen)}, made after --resume, is none "
-                "of those that were timed"
+                f"the judged picture of {arm} in {', '.join(unseen)} is none of those that were "
+                "timed"
             )
     return warnings
 
@@ -69,6 +71,10 @@ def _check(run: Run, case: str, candidate: str, policy: Policy) -> Check:
         return _across_processes(run, question, policy)
     repeat = find_record(run, case, candidate, REPEAT)
     text = f"{case} {candidate} makes {pictures} different pictures in one process"
+    if _only_the_judged_differs(run, case, candidate):
+        # The record is of the judged picture and its repeat; it says nothing of the timed ones.
+        repeat = None
+        text = f"{case} {candidate}: {_UNTIMED}"
     text += _apart(repeat) or ", how far apart was not measured"
     if _pictures(run, case, baseline_arm(run)) == 1:
         text += "; the baseline makes one"
@@ -80,12 +86,15 @@ def _check(run: Run, case: str, candidate: str, policy: Policy) -> Check:
 def _across_processes(run: Run, question: Question, policy: Policy) -> Check:
     """Each process makes one picture: the same one, or others that were judged as well."""
     case, arm = question.case, question.pipeline
-    pictures = len(_judged(run, case, arm).union(*_processes(run, case, arm)))
+    timed = set[str]().union(*_processes(run, case, arm))
+    pictures = len(_judged(run, case, arm) | timed)
     if pictures <= 1:
         text = f"{case} {arm} makes one picture"
         return question.answer(Verdict.PASS, "within_limits", text, value=1, threshold=1)
     other = find_record(run, case, arm, OTHER_PROCESS)
     text = f"{case} {arm} paints {pictures} different pictures in different processes"
+    if len(timed) == 1:
+        text = f"{case} {arm}: {_UNTIMED}"
     if other is None or other.outcome not in ("ok", "invalid"):
         text += ", and not all were judged"
         text += f": {other.reason}" if other is not None and other.reason else ""
@@ -127,28 +136,46 @@ def _apart(record: FidelityRecord | None) -> str:
 def _pictures(run: Run, case: str, arm: str) -> int | None:
     """Most distinct pictures of one process; None where nothing tells."""
     counts = [len(hashes) for hashes in _processes(run, case, arm)]
+    return max([*counts, *_repeated(run, case, arm)], default=None)
+
+
+def _repeated(run: Run, case: str, arm: str) -> list[int]:
+    """How many pictures the arm's own second pictures show; nothing where they tell nothing."""
     repeat = find_record(run, case, arm, REPEAT)
     if repeat is not None and repeat.outcome == "ok":
         distinct = repeat.metrics.get("distinct_pictures", nan)
         difference = repeat.metrics.get("max_abs_diff", nan)
         # A record with neither number has compared nothing.
         if 1 <= distinct < inf:
-            counts.append(int(distinct))
-        elif 0 <= difference < inf:
-            counts.append(2 if difference > 0 else 1)
-    return max(counts, default=None)
+            return [int(distinct)]
+        if 0 <= difference < inf:
+            return [2 if difference > 0 else 1]
+    return []
 
 
-def _processes(run: Run, case: str, arm: str) -> list[set[str]]:
-    """Of each process, the distinct hashes of the timed pictures and of the judged one.
+def _only_the_judged_differs(run: Run, case: str, arm: str) -> bool:
+    """Whether all that tells of a second picture in a process is the hash of the judged one."""
+    counts = [len(hashes) for hashes in _processes(run, case, arm, _timed)]
+    return max([*counts, *_repeated(run, case, arm)], default=0) <= 1
+
+
+def _timed(cell: CellRecord) -> set[str]:
+    hashes = (sample.get("output_sha256") for sample in cell.samples)
+    return {str(digest) for digest in hashes if digest}
+
+
+def _made(cell: CellRecord) -> set[str]:
+    return _timed(cell) | ({cell.picture_sha256} if cell.picture_sha256 else set())
+
+
+def _processes(
+    run: Run, case: str, arm: str, hashes_of: Callable[[CellRecord], set[str]] = _made
+) -> list[set[str]]:
+    """Of each process, the distinct hashes of the timed pictures and, by default, the judged one.
 
     Every block has processes of its own, but for callables of a test suite, which share one.
     """
-    blocks = []
-    for cell in cells_of(run, case, arm):
-        hashes = [*(sample.get("output_sha256") for sample in cell.samples), cell.picture_sha256]
-        if cell.outcome == "ok":
-            blocks.append({str(digest) for digest in hashes if digest})
+    blocks = [hashes_of(cell) for cell in cells_of(run, case, arm) if cell.outcome == "ok"]
     made = [set[str]().union(*blocks)] if of_callables(run) else blocks
     return [hashes for hashes in made if hashes]
 

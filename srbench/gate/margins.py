@@ -18,6 +18,8 @@ MOST_BLOCKS = LOOKS[-1][0]
 """What not even the blocks of the last planned look can tell, no run can."""
 
 FRESH = timedelta(days=30)
+CLOCKS = timedelta(days=1)
+"""How far two machines' clocks and time zones may be apart."""
 
 
 def holds_to_margins(head: RunRecord) -> bool:
@@ -33,7 +35,8 @@ def require_margins(
     A margin under what 16 blocks detect would fail or pass by luck; that of the absolute time, too,
     since two sessions scatter no less than the arms of one. Noise of another device says nothing
     about this one and is not held against it; noise that was measured in another way (driver,
-    precision, weights, pairs, pipeline), or longer than 30 days ago, is, with a warning.
+    precision, weights, pairs, pipeline), longer than 30 days ago or after the run, is, with a
+    warning.
 
     Args:
         head: Of the run, which need not have begun.
@@ -79,6 +82,8 @@ def require_margins(
     if age is None or age > FRESH:
         since = "of unknown age" if age is None else f"{age.days} days older than this run"
         warnings.append(f"{where} is {since}; repeat srbench aa")
+    elif age < -CLOCKS:
+        warnings.append(f"{where} is {(-age).days} days younger than this run")
     return warnings
 
 

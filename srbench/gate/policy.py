@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from srbench.cases import Case
+from srbench.config import Settings
 from srbench.errors import UsageError, did_you_mean
 
 OnInconclusive = Literal["exit-3", "warn", "fail"]
@@ -100,11 +102,15 @@ _ON_INCONCLUSIVE = ("exit-3", "warn", "fail")
 _CASE_KEYS = (*_RANGES, "require_lpips")
 
 
-def load_policy(file: Path | None = None) -> Policy:
+def load_policy(file: Path | None = None, *, callables: bool = False) -> Policy:
     """Read the policy from `file`, or from the nearest configuration upward, or the defaults.
 
     Without `file`, every folder from the current one upward is asked for `srbench.toml` and then
     `pyproject.toml` with a `[tool.srbench]` table; the first found speaks.
+
+    Args:
+        file: A configuration file, or one with a `[gate]` table alone.
+        callables: A test suite's are judged, whose cases bear names of its own.
 
     Raises:
         UsageError: The file cannot be read, is not TOML, or holds a wrong key or value.
@@ -114,19 +120,20 @@ def load_policy(file: Path | None = None) -> Policy:
         gate = _gate_table(table, file)
         if gate is None:
             raise UsageError(f"{file}: no [gate] table; put the policy's keys under [gate]")
-        return parse_policy(gate, str(file))
+        return parse_policy(gate, str(file), callables=callables)
     for folder in (Path.cwd(), *Path.cwd().parents):
         for name in ("srbench.toml", "pyproject.toml"):
             path = folder / name
             if not path.is_file():
                 continue
             table = _read(path)
-            if name == "srbench.toml" or "srbench" in table.get("tool", {}):
-                return parse_policy(_gate_table(table, path) or {}, str(path))
+            if name == "srbench.toml" or "srbench" in _tools(table, path):
+                gate = _gate_table(table, path) or {}
+                return parse_policy(gate, str(path), callables=callables)
     return Policy()
 
 
-def parse_policy(gate: Mapping[str, Any], source: str) -> Policy:
+def parse_policy(gate: Mapping[str, Any], source: str, *, callables: bool = False) -> Policy:
     """Build the policy from a `[gate]` table; `source` names the file in errors."""
     known = [f.name for f in fields(Policy)]
     values: dict[str, Any] = {}
@@ -137,7 +144,7 @@ def parse_policy(gate: Mapping[str, Any], source: str) -> Policy:
         if key == "tiers":
             values[key] = _tiers(value, f"{source}: [gate.tiers]")
         elif key == "cases":
-            values[key] = _cases(value, f"{source}: [gate.cases]")
+            values[key] = _cases(value, f"{source}: [gate.cases]", callables=callables)
         else:
             values[key] = _scalar(key, value, where)
     return Policy(**values)
@@ -152,8 +159,18 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not a TOML file: {error}") from error
 
 
+def _tools(table: dict[str, Any], path: Path) -> dict[str, Any]:
+    return _table(table.get("tool", {}), f"{path}: [tool]")
+
+
 def _gate_table(table: dict[str, Any], path: Path) -> dict[str, Any] | None:
-    root = table.get("tool", {}).get("srbench", {}) if path.name == "pyproject.toml" else table
+    root = table
+    if path.name == "pyproject.toml":
+        root = _table(_tools(table, path).get("srbench", {}), f"{path}: [tool.srbench]")
+    known = [each.name for each in fields(Settings)]
+    for key in root:
+        if key not in known:
+            raise UsageError(f"{path}: unknown key '{key}'.{did_you_mean(key, known)}")
     gate = root.get("gate")
     if gate is not None and not isinstance(gate, dict):
         raise UsageError(f"{path}: gate must be a table, [gate]")
@@ -192,9 +209,11 @@ def _tiers(value: Any, where: str) -> dict[str, TierLimits]:
     return limits
 
 
-def _cases(value: Any, where: str) -> dict[str, dict[str, Any]]:
+def _cases(value: Any, where: str, *, callables: bool) -> dict[str, dict[str, Any]]:
     cases: dict[str, dict[str, Any]] = {}
     for case, table in _table(value, where).items():
+        if not callables:
+            _require_case(case, where)
         cases[case] = {}
         for key, override in _table(table, f"{where} {case}").items():
             if key not in _CASE_KEYS:
@@ -202,6 +221,16 @@ def _cases(value: Any, where: str) -> dict[str, dict[str, Any]]:
                 raise UsageError(f"{where} {case}: unknown key '{key}'.{hint}")
             cases[case][key] = _scalar(key, override, f"{where} {case}.{key}")
     return cases
+
+
+def _require_case(name: str, where: str) -> None:
+    """Refuse a name that no run has: its values would never be asked for."""
+    try:
+        meant = Case.parse(name).name
+    except (UsageError, ValueError):
+        raise UsageError(f"{where} {name!r} is no case: write WIDTHxHEIGHTxSCALE") from None
+    if meant != name:
+        raise UsageError(f"{where} {name!r} is no case. Did you mean '{meant}'?")
 
 
 def _table(value: Any, where: str) -> dict[str, Any]:

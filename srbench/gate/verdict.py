@@ -51,16 +51,17 @@ def judge(
         noise: Of this machine; margins below it are refused.
 
     Raises:
-        NotComparableError: The run is empty or has a single arm, or the two runs may not be
-            compared.
+        NotComparableError: The run is empty, names no case or has a single arm, or the two runs may
+            not be compared.
         UsageError: A margin is below the noise.
     """
     if not run.cells:
         raise NotComparableError(f"run {run.head.run_id} holds no measured cell: nothing to judge")
+    _require_cases(run)
     shared = [] if against is None else require_comparable(run, against, name)
     arms = {} if against is None else _yardsticks(run, against, name)
     checks = [*unfinished_checks(run), *outcome_checks(run)]
-    warnings = void_warnings(run)
+    warnings = [*void_warnings(run), *_override_warnings(run, policy)]
     if run.head.purpose == "work":
         checks += _counted(run, arms, shared)
     else:
@@ -99,13 +100,18 @@ def require_judgeable(
         noise: Of this machine.
 
     Raises:
-        NotComparableError: The run has a single arm, or the two runs may not be compared.
+        NotComparableError: The run names no case or has a single arm, the two runs may not be
+            compared, or a case has no baseline in the promoted one.
         UsageError: A margin is below the noise.
     """
+    _require_cases(run)
     _candidates(run)
     if against is not None:
         require_comparable(run, against, name)
         _yardsticks(run, against, name)
+        missing = missing_cases(run, against, name)
+        if bare := [check.message for check in missing if check.verdict is Verdict.NO_BASELINE]:
+            raise NotComparableError("; ".join(bare))
     _noise_warnings(run, against, policy, noise)
 
 
@@ -183,6 +189,18 @@ def _measured(
             found += speedup_checks(run, candidate, policy)
         checks += found if len(candidate_arms(run)) == 1 else _named(found, candidate)
     return checks + (_resources(run, arms, shared, policy) if arms else [])
+
+
+def _require_cases(run: Run) -> None:
+    if not run.head.cases:
+        raise NotComparableError(f"run {run.head.run_id} names no case: nothing to judge")
+
+
+def _override_warnings(run: Run, policy: Policy) -> list[str]:
+    absent = [case for case in policy.cases if case not in run.head.cases]
+    if not absent:
+        return []
+    return [f"[gate.cases] of the policy has {', '.join(absent)}, which this run has not"]
 
 
 def _candidates(run: Run) -> list[str]:

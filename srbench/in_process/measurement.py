@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
+from srbench.config import MAX_SEED
 from srbench.coordinator import utc_now
-from srbench.errors import UsageError
+from srbench.errors import UsageError, did_you_mean
+from srbench.gate.policy import DEFAULT_TIERS
 from srbench.in_process.pictures import ARMS, compare_pictures, digest
 from srbench.outcome import classify
 from srbench.plan import Plan, Warmup
@@ -44,11 +46,16 @@ class Design:
     min_speedup: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what could not be measured."""
-        if self.blocks < 1 or self.pairs < 1:
-            raise UsageError(f"srbench: {self.blocks} blocks of {self.pairs} pairs: at least 1 x 1")
-        if self.min_speedup is not None and not self.min_speedup > 0:
-            raise UsageError(f"srbench: min_speedup {self.min_speedup}: must be above 0")
+        """Refuse what could not be measured or judged."""
+        for name, least in (("blocks", 1), ("pairs", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= MAX_SEED:
+                raise UsageError(f"{name} {value!r}: must be a whole number of {least} or more")
+        if self.tier not in list(DEFAULT_TIERS):
+            hint = did_you_mean(str(self.tier), list(DEFAULT_TIERS))
+            raise UsageError(f"tier {self.tier!r}: no such fidelity tier.{hint}")
+        if self.min_speedup is not None and not _is_factor(self.min_speedup):
+            raise UsageError(f"min_speedup {self.min_speedup!r}: must be a finite number above 0")
 
 
 @dataclass(slots=True)
@@ -83,6 +90,12 @@ class Measurement:
             reason=failure.reason,
         )
         self._close_block([broken])
+
+    @property
+    def made_pictures(self) -> bool:
+        """Whether anything that was returned is a picture."""
+        samples = (sample for cell in self.cells for sample in cell.samples)
+        return bool(self.fidelity) or any(sample.get("output_sha256") for sample in samples)
 
     @property
     def outcome(self) -> str:
@@ -182,6 +195,11 @@ class Measurement:
             return call()
 
         return repeated
+
+
+def _is_factor(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 < value <= sys.float_info.max
 
 
 def _judged(picture: Any) -> str | None:

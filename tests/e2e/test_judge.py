@@ -128,7 +128,7 @@ def test_a_margin_under_the_measured_noise_is_exit_2(srbench: Srbench, promoted:
     done = srbench("gate", path, "--against", "main")
     assert done.code == 2
     assert done.err.count("\n") == 1
-    assert "margin 5 % of 48x32x4 is below 1" in done.err
+    assert "margin 5 % of 48x32x4 is below 2" in done.err
     assert "noise/cpu.json" in done.err
     assert srbench("gate", path).code == 0  # a speed-up has no margin
     Path("srbench.toml").write_text("[gate]\nmargin = 0.5\n")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from srbench.errors import ExitCode, NotComparableError, SrbenchError
-from srbench.gate import Policy, Verdict, judge
+from srbench.gate import Policy, Verdict, judge, require_judgeable
 from srbench.gate.resources import memory_metric
 from srbench.records import Run, VoidRecord
 from srbench.report.verdict import verdict_json, verdict_table
@@ -266,3 +266,56 @@ def test_no_counter_at_all_is_open_for_counters_alone() -> None:
     judgement = judge(timed, Policy(), timed, NAME)
     skipped = [check for check in judgement.checks if check.verdict is Verdict.SKIPPED]
     assert f"work {CASES[0]} {OPTIMIZED} was not counted" in {check.message for check in skipped}
+
+
+def test_a_run_without_cases_is_not_comparable() -> None:
+    run = change_head(make_run(), cases=[])
+    for against in (None, make_run(seed=100)):
+        with pytest.raises(NotComparableError, match=r"names no case: nothing to judge"):
+            judge(run, Policy(), against, NAME)
+        with pytest.raises(NotComparableError, match=r"names no case: nothing to judge"):
+            require_judgeable(run, Policy(), against, NAME)
+    with pytest.raises(NotComparableError, match=f"but {NAME} has none"):
+        judge(make_run(), Policy(), run, NAME)
+
+
+@pytest.mark.parametrize(
+    ("kept", "word", "verdict"),
+    [
+        ([], "exit-3", Verdict.NO_BASELINE),
+        ([Verdict.SKIPPED], "exit-3", Verdict.NO_BASELINE),
+        ([Verdict.INCONCLUSIVE], "warn", Verdict.INCONCLUSIVE),
+        ([Verdict.INCONCLUSIVE, Verdict.PASS], "warn", Verdict.PASS),
+        ([Verdict.SKIPPED, Verdict.PASS], "exit-3", Verdict.PASS),
+    ],
+)
+def test_nothing_passes_without_a_check_that_passed(
+    kept: list[Verdict], word: str, verdict: Verdict
+) -> None:
+    judgement = judge(make_run(blocks=1), Policy(on_inconclusive=word))  # type: ignore[arg-type]
+    checks = [check for check in judgement.checks if check.verdict in kept]
+    assert {check.verdict for check in checks} == set(kept)
+    spoken = replace(judgement, checks=checks)
+    assert spoken.verdict is verdict
+    assert spoken.line().endswith("NOT COMPARABLE nothing was judged") == (
+        verdict is Verdict.NO_BASELINE
+    )
+
+
+def test_overrides_of_cases_that_the_run_lacks_warn() -> None:
+    policy = Policy(cases={CASES[0]: {"margin": 0.1}, "99x99x4": {"margin": 0.1}})
+    judgement = judge(make_run(), policy)
+    assert judgement.exit_code == ExitCode.OK
+    assert judgement.warnings == ["[gate.cases] of the policy has 99x99x4, which this run has not"]
+
+
+def test_nothing_of_a_hand_made_file_reaches_the_terminal_raw() -> None:
+    evil, also = "\x1b]0;owned\x07\nverdict: PASS", "\x9b31m\u202earm"
+    run = make_run(arms=[BASELINE, OPTIMIZED, also])
+    run = change_cell(run, 1, outcome="oom", reason=evil, samples=[])
+    run = replace(run, voids=[VoidRecord(block=0, attempt=1, finished_at="", reasons=[evil])])
+    judgement = judge(run, Policy())
+    texts = [judgement.line(), *judgement.warnings, *(check.message for check in judgement.checks)]
+    assert all(text.isprintable() for text in texts)
+    assert "]0;owned verdict: PASS" in judgement.line()
+    assert any("31m arm: " in text for text in texts)

@@ -196,6 +196,26 @@ def test_what_could_never_be_judged_is_refused_from_the_head_alone() -> None:
             require_judgeable(change_head(run, **change), Policy(), make_run(seed=100), NAME)
 
 
+def test_a_case_that_has_no_baseline_is_refused_from_the_head_alone() -> None:
+    run, promoted = make_run(seed=1), make_run(seed=100, cases=CASES[:1])
+    assert judge(run, Policy(), promoted, NAME).exit_code == ExitCode.NOT_COMPARABLE
+    begun = replace(run, cells=[], fidelity=[], finished_blocks=set(), ended=False)
+    with pytest.raises(NotComparableError) as error:
+        require_judgeable(begun, Policy(), promoted, NAME)
+    missing = [f"{case} has no baseline in {NAME}" for case in CASES[1:]]
+    assert str(error.value) == "; ".join(missing)
+    fewer = replace(make_run(seed=1, cases=CASES[:1]), cells=[])
+    require_judgeable(fewer, Policy(), make_run(seed=100), NAME)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("", "ab"), ("ab", ""), (None, "ab")])
+def test_what_is_empty_is_called_none(ours: str | None, theirs: str) -> None:
+    run, promoted = (change_head(make_run(), weights={"digest": each}) for each in (ours, theirs))
+    line = f"other weights: {ours or 'none'}, but {NAME} has {theirs or 'none'}"
+    with pytest.raises(NotComparableError, match=line):
+        judge(run, Policy(), promoted, NAME)
+
+
 def test_margins_are_held_where_they_gate() -> None:
     tight = Policy(margin=0.001)
     assert judge(make_run(), tight, noise=NOISE).exit_code == ExitCode.OK  # speed-up, no margin
@@ -209,6 +229,7 @@ def test_margins_are_held_where_they_gate() -> None:
     ("change", "warning"),
     [
         ({"measured_at": "2024-11-01T00:00:00+00:00"}, "is 62 days older than this run"),
+        ({"measured_at": "2025-03-01T00:00:00+00:00"}, "is 57 days younger than this run"),
         ({"measured_at": "soon"}, "is of unknown age"),
         ({"driver": "550.1"}, "was measured with driver 550.1, this run with None"),
         ({"precision": "fp16"}, "was measured with precision fp16, this run with fp32"),

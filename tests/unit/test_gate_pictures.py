@@ -216,7 +216,26 @@ def test_a_timed_picture_other_than_the_judged_one_fails() -> None:
     ]
     judgement = judge(replace(run, cells=cells), Policy())
     assert judgement.exit_code == ExitCode.REGRESSION
-    assert "s3diff-optimized makes 2 different pictures in one process" in judgement.line()
+    line = judgement.line()
+    assert f"48x32x4 s3diff-optimized: {UNTIMED}, how far apart was not measured" in line
+    assert "different pictures" not in line
+
+
+def test_a_close_repeat_of_the_judged_picture_does_not_excuse_other_timed_ones() -> None:
+    """The repeat is held against the judged picture; nothing is known of those that were timed."""
+    run = _hashed(
+        make_run(cases=CASES[:1]), lambda arm, _, pair: str(pair) if arm == BASELINE else "timed"
+    )
+    cells = [
+        replace(cell, picture_sha256="judged") if cell.pipeline == OPTIMIZED else cell
+        for cell in run.cells
+    ]
+    equal = CLOSE | {"distinct_pictures": 1.0}
+    run = _role(replace(run, cells=cells), "repeat", OPTIMIZED, metrics=equal)
+    judgement = judge(run, Policy())
+    (check,) = _found(judgement, "determinism")
+    assert check.verdict is Verdict.INCONCLUSIVE
+    assert UNTIMED in check.message
 
 
 def test_a_candidate_that_differs_within_a_process_fails_with_its_size() -> None:
@@ -284,6 +303,7 @@ UNJUDGED = (
     "48x32x4 s3diff-optimized paints 3 different pictures in different processes, and not all were "
     "judged"
 )
+UNTIMED = "the judged picture is none of those that were timed"
 CLOSE = {"psnr": 55.0, "worst_block_psnr": 45.0, "max_abs_diff": 1.0}
 
 
@@ -339,9 +359,10 @@ def test_a_judged_picture_that_was_never_timed_leaves_the_timed_ones_unjudged(
     run = replace(run, fidelity=judged)
     judgement = judge(run, Policy())
     assert judgement.exit_code == code
-    assert len([w for w in judgement.warnings if "made after --resume" in w]) == bool(code)
+    warning = f"the judged picture of {OPTIMIZED} in 48x32x4 is none of those that were timed"
+    assert judgement.warnings == ([warning] if code else [])
     if code:
-        assert "paints 2 different pictures in different processes" in judgement.line()
+        assert f"48x32x4 {OPTIMIZED}: {UNTIMED}, and not all were judged" in judgement.line()
         sized = _role(run, "other_process", OPTIMIZED, metrics=CLOSE)
         assert judge(sized, Policy()).exit_code == ExitCode.OK
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from srbench.errors import UsageError
-from srbench.noise import NoiseFile, read_noise, smallest_margin, write_noise
+from srbench.noise import MOST_SD, NoiseFile, read_noise, smallest_margin, write_noise
 from srbench.simulation.noise import PROFILES, Bimodal, ProcessNoise, block_log_ratios
 from srbench.stats import minimum_detectable_difference, minimum_detectable_effect
 
@@ -66,6 +66,13 @@ def _content(**changes: Any) -> dict[str, Any]:
         (json.dumps(_content(sd={})), "sd is no table"),
         (json.dumps(_content(sd={"a": -0.1})), "sd is no table"),
         (json.dumps(_content(sd={"a": float("nan")})), "sd is no table"),
+        (json.dumps(_content(sd={"a": float("inf")})), "sd is no table"),
+        (json.dumps(_content(sd={"a": 800})), "sd is no table of numbers from 0 to 10"),
+        (json.dumps(_content(sd={"a": 10**400})), "sd is no table"),
+        (json.dumps(_content(profile="h100")), "it is of profile 'h100'"),
+        (json.dumps(_content(profile="\x1b[31m")), r"it is of profile '\[31m'"),
+        (json.dumps(_content(schema_version=True)), "no schema_version"),
+        (json.dumps(_content(schema_version=0)), "no schema_version"),
     ],
 )
 def test_damage_is_one_sentence_with_the_file(tmp_path: Path, text: str, complaint: str) -> None:
@@ -88,6 +95,12 @@ def test_unwritable_folder_is_one_sentence(tmp_path: Path) -> None:
 def test_smallest_margin_is_what_80_per_cent_power_needs(blocks: int, alpha: float) -> None:
     expected = expm1(minimum_detectable_effect(0.02, blocks, alpha))
     assert smallest_margin(NOISE, "64x64x2", blocks) == pytest.approx(expected)
+
+
+def test_the_noisiest_machine_still_has_a_margin() -> None:
+    noisiest = replace(NOISE, sd={"64x64x2": MOST_SD})
+    for blocks, reference in ((2, None), (2, 1), (16, 1)):
+        assert smallest_margin(noisiest, "64x64x2", blocks, reference) > 1
 
 
 @pytest.mark.parametrize(("reference", "alpha"), [(6, 0.003), (10, 0.003), (3, 0.01)])

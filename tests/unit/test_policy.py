@@ -92,7 +92,15 @@ def test_overrides(tmp_path: Path) -> None:
         ("[gate.tiers.exact]\npsnr = 1", "exact: unknown key 'psnr'. Did you mean 'psnr_db'?"),
         ("[gate.tiers.exact]\npsnr_db = 'x'", "exact.psnr_db must be a number"),
         ("gate = 3", "gate must be a table"),
-        ("[run]\nblocks = 3", "no [gate] table"),
+        ("blocks = 3", "no [gate] table"),
+        ("[gate]\nmargin = 0.1\n[run]\nblocks = 3", "unknown key 'run'. Known: blocks, cases"),
+        ("[gates]\nmargin = 0.1", "unknown key 'gates'. Did you mean 'gate'?"),
+        ("[gate.cases.bogus]\nmargin = 0.1", "[gate.cases] 'bogus' is no case: write WIDTHxHEIGHT"),
+        ("[gate.cases.9x9x4]\nmargin = 0.1", "[gate.cases] '9x9x4' is no case"),
+        ("[gate.cases.'99x99x4 ']\nmargin = 0.1", "'99x99x4 ' is no case. Did you mean '99x99x4'?"),
+        ("[gate.cases.32X32X4]\nmargin = 0.1", "'32X32X4' is no case. Did you mean '32x32x4'?"),
+        ("[gate.cases.032x32x4]\nmargin = 0.1", "is no case. Did you mean '32x32x4'?"),
+        (f"[gate.cases.{'9' * 5000}x32x4]\nmargin = 0.1", "is no case: write WIDTH"),
         ("[gate", "not a TOML file"),
     ],
 )
@@ -108,3 +116,32 @@ def test_wrong_policy_is_one_line(tmp_path: Path, text: str, message: str) -> No
 def test_missing_policy_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nothing.toml: cannot be read: No such file"):
         load_policy(tmp_path / "nothing.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tool = 3", "[tool] must be a table"),
+        ("[tool]\nsrbench = 3", "[tool.srbench] must be a table"),
+        ("[tool.srbench]\ngat = 3", "unknown key 'gat'. Did you mean 'gate'?"),
+    ],
+)
+def test_wrong_project_table_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    path = _file(tmp_path, text, "pyproject.toml")
+    monkeypatch.chdir(tmp_path)
+    for file in (path, None):
+        with pytest.raises(UsageError) as error:
+            load_policy(file)
+        assert message in str(error.value)
+
+
+def test_a_policy_may_be_a_whole_configuration(tmp_path: Path) -> None:
+    whole = _file(tmp_path, "blocks = 10\ngpu = 'cpu'\n[gate]\nmargin = 0.02\n", "ci.toml")
+    assert load_policy(whole).margin == 0.02
+
+
+def test_cases_of_callables_bear_any_name(tmp_path: Path) -> None:
+    path = _file(tmp_path, "[gate.cases.test_scene]\nmargin = 0.2\n")
+    assert load_policy(path, callables=True).for_case("test_scene").margin == 0.2

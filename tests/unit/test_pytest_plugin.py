@@ -18,6 +18,7 @@ import pytest
 import scipy.special  # noqa: F401
 
 from srbench.baselines import promote
+from srbench.errors import UsageError
 from srbench.gate import Policy, Verdict, judge
 from srbench.in_process import Design, Measurement, compare_pictures, records_of
 from srbench.in_process.measurement import WARMUP
@@ -211,7 +212,9 @@ def test_it(srbench_gate):
         (["--srbench-gate=p.toml"], "", "*p.toml: [[]gate[]] unknown key 'margn'. Did you mean*"),
         (["--srbench-gate", "--srbench-results=p.toml"], "", "*p.toml: cannot write there*"),
         (["--srbench-gate"], "bloks=2", "*unknown setting 'bloks'. Did you mean 'blocks'?*"),
-        (["--srbench-gate"], "pairs=0", "*6 blocks of 0 pairs: at least 1 x 1*"),
+        (["--srbench-gate"], "pairs=0", "*gate: pairs 0: must be a whole number of 1 or more"),
+        (["--srbench-gate"], "tier='exakt'", "*gate: tier 'exakt'*tier. Did you mean 'exact'?"),
+        (["--srbench-gate"], "case=3", "*gate: case 3: must be text"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -227,6 +230,88 @@ def test_bad_input_is_one_line(
     lines = [*done.outlines, *done.errlines]
     pytest.LineMatcher(lines).fnmatch_lines([line])
     assert "Traceback" not in "\n".join(lines)
+
+
+@pytest.mark.parametrize("value", ["x", None, 2.5, True, 0, -1, float("inf")])
+@pytest.mark.parametrize("name", ["blocks", "pairs"])
+def test_a_number_that_is_none_is_one_line(name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=rf"^{name} .*: must be a whole number of 1 or more$"):
+        Design(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["x", True, 0, -1.0, float("inf"), float("nan"), 10**400])
+def test_a_speedup_that_is_none_is_one_line(value: Any) -> None:
+    with pytest.raises(UsageError, match=r"^min_speedup .*: must be a finite number above 0$"):
+        Design(min_speedup=value)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"seed": "x"}, {"seed": -1}, {"tier": None}, {"tier": ["exact"]}]
+)
+def test_other_settings_of_wrong_types_are_one_line(setting: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"^{next(iter(setting))} "):
+        Design(**setting)
+
+
+def test_settings_without_a_name_are_refused(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        SLEEPY + "@pytest.mark.srbench(3)\n"
+        "def test_it(srbench_gate):\n    srbench_gate(baseline=fast, candidate=fast)\n"
+    )
+    done = session.runpytest("--srbench-gate")
+    done.assert_outcomes(failed=1)
+    done.stdout.fnmatch_lines(
+        ["srbench gate: @pytest.mark.srbench(3): settings are given by name, as blocks=6"]
+    )
+
+
+def test_pictures_that_nothing_was_held_against_are_no_pass(session: pytest.Pytester) -> None:
+    """No picture while they are compared, one from the first timed call on."""
+    session.makepyfile(
+        PICTURES
+        + f"""
+class Late:
+    def __init__(self, pause):
+        self.calls, self.pause = 0, pause
+
+    def __call__(self):
+        self.calls += 1
+        time.sleep(self.pause)
+        return SCENE.copy() if self.calls > {1 + WARMUP} else None
+
+@pytest.mark.srbench(blocks=6, pairs=1, min_speedup=1.01)
+def test_it(srbench_gate):
+    srbench_gate(baseline=Late(0.02), candidate=Late(0.002), case="c")
+"""
+    )
+    done = session.runpytest("--srbench-gate", "-rs")
+    done.assert_outcomes(skipped=1)
+    done.stdout.fnmatch_lines(["*INCONCLUSIVE psnr c of candidate was not measured*"])
+
+
+def test_pictures_that_a_promoted_session_had_are_missed(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        PICTURES
+        + """
+def steady():
+    time.sleep(0.01)
+    return SCENE if {pictures} else None
+
+@pytest.mark.srbench(blocks=6, pairs=2)
+def test_it(srbench_gate):
+    srbench_gate(baseline=steady, candidate=steady, case="scene")
+"""
+    )
+    source = Path(next(iter(Path.cwd().glob("test_*.py"))))
+    text = source.read_text()
+    Path("p.toml").write_text("[gate]\nmargin = 0.9\n")
+    source.write_text(text.format(pictures=True))
+    session.runpytest_subprocess("--srbench-gate=p.toml").assert_outcomes(passed=1)
+    promote(_results()[0], Path("results"), "main", Policy())
+    source.write_text(text.format(pictures=False))
+    done = session.runpytest_subprocess("--srbench-gate=p.toml", "--srbench-against=main", "-rs")
+    done.assert_outcomes(skipped=1)
+    done.stdout.fnmatch_lines(["*INCONCLUSIVE psnr scene of candidate was not measured*"])
 
 
 def test_a_case_is_measured_by_one_test(session: pytest.Pytester) -> None:
@@ -253,9 +338,15 @@ def test_disabled_benchmarks_never_pass_the_gate(session: pytest.Pytester) -> No
     done.stdout.fnmatch_lines(["*nothing was measured*"])
 
 
-@pytest.mark.parametrize("right", [1 + WARMUP, 1 + 2 * (WARMUP + 2)])
+@pytest.mark.parametrize(
+    ("right", "said"),
+    [
+        (1 + WARMUP, "*c candidate: the judged picture is none of those that were timed*"),
+        (1 + 2 * (WARMUP + 2), "*c candidate makes 2 different pictures in one process*"),
+    ],
+)
 def test_a_picture_that_is_right_only_while_it_is_compared_fails(
-    session: pytest.Pytester, right: int
+    session: pytest.Pytester, right: int, said: str
 ) -> None:
     """Zeros from the first timed call on, and from the third block on."""
     session.makepyfile(
@@ -280,7 +371,7 @@ def test_it(srbench_gate):
     )
     done = session.runpytest("--srbench-gate")
     done.assert_outcomes(failed=1)
-    done.stdout.fnmatch_lines(["*c candidate makes 2 different pictures in one process*"])
+    done.stdout.fnmatch_lines([said])
 
 
 def test_pictures_that_stop_coming_are_no_pass(session: pytest.Pytester) -> None:

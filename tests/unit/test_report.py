@@ -346,7 +346,8 @@ def test_case_that_is_no_size_has_a_row_under_its_name() -> None:
 def test_revisions_are_called_base_and_head() -> None:
     """`optimized` would be the name of both."""
     run = make_run()
-    both = dict.fromkeys(run.head.pipelines, {"pipeline": "p", "revision": None, "commit": None})
+    revision = {"pipeline": "p", "revision": None, "commit": None}
+    both = dict.fromkeys(run.head.pipelines, revision)
     page = _page(change_head(run, arms=both))
     assert "Time cost(s) (base)" in page
     assert "Time cost(s) (optimized)" not in page

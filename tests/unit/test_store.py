@@ -262,6 +262,20 @@ def test_a_field_of_another_type_is_damage(
         read_run(path)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("run_id", "a\x1b[2J"), ("cases", ["a\nb"]), ("pipelines", ["a", "\x07"])]
+)
+def test_a_name_that_a_terminal_would_obey_is_damage(
+    tmp_path: Path, field: str, value: Any
+) -> None:
+    path = write(tmp_path, END)
+    first, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(first) | {field: value}), *rest]) + "\n")
+    with pytest.raises(UsageError, match="line 1 is damaged") as error:
+        read_run(path)
+    assert str(error.value).isprintable()
+
+
 @pytest.mark.parametrize(("field", "value"), [("pair", "x"), ("latency_ms", None), ("state", 3)])
 def test_a_sample_of_another_type_is_damage(tmp_path: Path, field: str, value: Any) -> None:
     sample = {"pair": 0, "position": 0, "latency_ms": 1} | {field: value}
