@@ -182,6 +182,7 @@ class Coordinator:
         together = 1 if self._pairing == "block" else len(self._job.plan.arms)
         for attempt in range(1, MAX_ATTEMPTS + 1):
             self._differing = []
+            before = self.gallery.snapshot()
             states, pids = measure(index, attempt, sink)
             reasons = disturbances(states, pids, together)
             if not reasons:
@@ -190,6 +191,7 @@ class Coordinator:
                 return
             void = VoidRecord(block=index, attempt=attempt, finished_at=utc_now(), reasons=reasons)
             sink.append([void])
+            self.gallery.restore(before)
             self._observer.note(f"block {index} does not count: {'; '.join(reasons)}")
         raise InfrastructureError(
             f"block {index} was disturbed {MAX_ATTEMPTS} times, last: {'; '.join(reasons)}; "
@@ -242,7 +244,7 @@ class Coordinator:
                 states += alone.states
         strange = self.gallery.strange(place, (sample.output_sha256 for sample in draft.samples))
         if strange and index > 0:
-            self.gallery.paint_again(arm, case, index, strange)
+            self.gallery.paint_again(arm, case, index)
         if strange and place in self.gallery.alone:
             self._differing.append(f"{case} {arm.name}: timed images differ from the judged one")
         return states

@@ -10,12 +10,14 @@ from srbench.arm import Arm, Job
 from srbench.cases import Case
 from srbench.errors import InfrastructureError
 from srbench.outcome import Failure, Outcome
-from srbench.protocol import Alone, Paint, Painted, Solo
+from srbench.protocol import Alone, Repaint, Repainted, Solo
 from srbench.records import CellRecord
 from srbench.scratch import keep
 
 Place = tuple[str, str]
 """Case and arm."""
+Snapshot = tuple[dict[Place, set[str]], dict[Place, dict[str, str]]]
+"""By place: hashes of timed images; hash -> file of pictures of other processes."""
 
 
 class Gallery:
@@ -40,7 +42,7 @@ class Gallery:
         self._job = job
         self._folder = folder
         self._timed: defaultdict[Place, set[str]] = defaultdict(set)
-        self._others: defaultdict[Place, dict[str, Painted | Failure]] = defaultdict(dict)
+        self._others: defaultdict[Place, dict[str, str]] = defaultdict(dict)
         try:
             for number, (case, image) in enumerate(job.inputs.items()):
                 self.inputs[case] = keep(image.pixels, str(folder / "input"), str(number))
@@ -75,40 +77,50 @@ class Gallery:
         known = {judged.picture_sha256} if isinstance(judged, Alone) else set()
         return found - known - self._others[place].keys()
 
-    def paint_again(self, arm: Arm, case: str, block: int, hashes: Iterable[str]) -> None:
-        """Have a process paint what it has timed, and keep that under those images' hashes."""
-        picture = arm.ask(
-            Painted,
-            Paint(
+    def paint_again(self, arm: Arm, case: str, block: int) -> None:
+        """Have a process paint what it has timed, and keep that picture."""
+        reply = arm.ask(
+            Repainted,
+            Repaint(
                 image=self.inputs[case],
                 scale=Case.parse(case).scale,
                 seed=self._job.noise_seed,
                 outputs=self._outputs(arm, case, str(block)),
             ),
         )
-        self._others[case, arm.name] |= dict.fromkeys(hashes, picture)
+        if isinstance(reply, Repainted):
+            self._others[case, arm.name][reply.picture_sha256] = reply.picture
 
-    def others(self, place: Place) -> list[Painted] | Failure:
-        """Timed pictures that are not the judged one; a failure where one of them is not kept.
+    def others(self, place: Place) -> list[str] | Failure:
+        """Files of pictures of other processes that are not the judged one.
 
-        None of an arm that paints differently within one process: that is judged by itself.
+        Of an arm that paints one picture a process: all that were timed, or a failure where one of
+        them is not kept. Of an arm that varies within a process: a sample.
         """
         judged = self.alone[place]
-        if isinstance(judged, Failure) or judged.distinct_pictures != 1:
+        if isinstance(judged, Failure):
             return []
         kept = self._others[place]
+        if judged.distinct_pictures != 1:
+            return list(kept.values())
         unjudged = self._timed[place] - {judged.picture_sha256}
         if gone := unjudged - kept.keys():
             return Failure(
                 Outcome.UNSUPPORTED,
                 f"{len(gone)} of its pictures went with the processes that painted them",
             )
-        pictures = []
-        for picture in {id(kept[digest]): kept[digest] for digest in unjudged}.values():
-            if isinstance(picture, Failure):
-                return picture
-            pictures.append(picture)
-        return pictures
+        return [kept[digest] for digest in sorted(unjudged)]
+
+    def snapshot(self) -> Snapshot:
+        """What is known now, for `restore` after a block that does not count."""
+        return {p: set(h) for p, h in self._timed.items()}, {
+            p: dict(k) for p, k in self._others.items()
+        }
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Forget what was painted since."""
+        self._timed = defaultdict(set, snapshot[0])
+        self._others = defaultdict(dict, snapshot[1])
 
     def _outputs(self, arm: Arm, case: str, what: str) -> str:
         """Prefix of the files of an arm's pictures; names of arms may hold anything."""

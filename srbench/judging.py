@@ -34,12 +34,12 @@ class Evidence:
 
     Attributes:
         alone: Arm -> its solo phase.
-        others: Arm -> what it painted in other processes, where that differs.
+        others: Arm -> files of what it painted in other processes, where that differs.
         exact: The baseline in float32; None where nobody asks for it.
     """
 
     alone: Mapping[str, Alone | Failure]
-    others: Mapping[str, list[Painted] | Failure]
+    others: Mapping[str, list[str] | Failure]
     exact: Painted | Failure | None
 
 
@@ -94,9 +94,14 @@ def judge_run(
     others = {
         case: {arm: coordinator.gallery.others((case, arm)) for arm in arms} for case in cases
     }
-    wanted += [
-        Pairing(case, arm, OTHER_PROCESS) for case in cases for arm in arms if others[case][arm]
+    # First, since these pictures alone cannot be made again should the run be killed.
+    apart = [
+        Pairing(case, arm, OTHER_PROCESS)
+        for case in cases
+        for arm in arms
+        if others[case][arm] and (case, arm, OTHER_PROCESS) not in done
     ]
+    wanted = apart + wanted
     # One network's weights at a time: the pipelines leave before the reference comes, and it leaves
     # before the metrics' networks come.
     coordinator.close_workers()
@@ -166,7 +171,7 @@ def sides(pairing: Pairing, evidence: Evidence) -> tuple[list[Files], Files] | F
         others = evidence.others[pairing.arm]
         if isinstance(others, Failure):
             return others
-        return [{"picture": other.picture} for other in others], _files(ours)
+        return [{"picture": other} for other in others], _files(ours)
     if pairing.reference == OTHER_SEED:
         if ours.other_seed is None:
             return Failure(Outcome.UNSUPPORTED, "its worker made no picture under another seed")
@@ -180,12 +185,9 @@ def worst(records: Sequence[FidelityRecord]) -> FidelityRecord:
     """One record for several pictures: the first that came to nothing, else the lowest PSNRs."""
     if broken := next((record for record in records if record.outcome != Outcome.OK), None):
         return broken
-    lowest = {
-        metric: min(record.metrics[metric] for record in records)
-        for metric in ("psnr", "worst_block_psnr")
-    }
-    farthest = min(records, key=lambda record: record.metrics["psnr"])
-    return replace(farthest, metrics=farthest.metrics | lowest)
+    found = min(records, key=lambda record: record.metrics["worst_block_psnr"])
+    whole = [record.metrics["psnr"] for record in records if "psnr" in record.metrics]
+    return replace(found, metrics=found.metrics | ({"psnr": min(whole)} if whole else {}))
 
 
 def _files(made: Painted) -> Files:

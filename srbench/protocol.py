@@ -192,6 +192,21 @@ class Painted(Message):
 
 @request
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Repaint(Paint):
+    """Make the 8-bit picture of one image again."""
+
+
+@reply
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repainted(Message):
+    """The `.npy` of a uint8 output, and the hash of its values."""
+
+    picture: str
+    picture_sha256: str
+
+
+@request
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Solo(Paint):
     """Measure what only an otherwise idle device tells, and keep the pictures for the fidelity.
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -53,6 +54,8 @@ class RunWriter:
         path = root / head.profile / f"{head.run_id}{SUFFIX}"
         # Under its own name only with its first line in it: without one it is no results file.
         begun = path.with_name(f".{path.name}.begun")
+        if path.exists():
+            raise UsageError(f"{path}: exists already; no run is written over another")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = begun.open("xb", buffering=0)
@@ -181,15 +184,18 @@ def _lines(path: Path) -> list[Any]:
     lines = []
     for number, part in enumerate(parts, start=1):
         try:
-            lines.append(json.loads(part, parse_constant=_no_number))
+            lines.append(json.loads(part, parse_constant=_finite, parse_float=_finite))
         except ValueError as error:
             raise UsageError(f"{path}: line {number} is damaged (no JSON)") from error
     return lines
 
 
-def _no_number(text: str) -> float:
-    """NaN and infinity: Python reads them, JSON has none, and no record was written with one."""
-    raise ValueError(text)
+def _finite(text: str) -> float:
+    """A number. NaN and infinity Python would read too; no record was written with one."""
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def _head(path: Path, lines: list[Any]) -> RunRecord:

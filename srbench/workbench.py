@@ -46,6 +46,7 @@ class Workbench:
             protocol.Upscale: self._upscale,
             protocol.Solo: self._solo,
             protocol.Paint: self._paint,
+            protocol.Repaint: self._repaint,
             protocol.CountWork: self._count_work,
             protocol.Judge: self._judge,
         }
@@ -197,6 +198,13 @@ class Workbench:
             picture=keep(picture, request.outputs, "picture"),
             picture_float=picture_float,
             eps=eps,
+        )
+
+    def _repaint(self, request: protocol.Repaint) -> protocol.Repainted:
+        image = self._input(request.image)
+        picture = self.pipeline.upscale(image, request.scale, seed=request.seed)
+        return protocol.Repainted(
+            picture=keep(picture, request.outputs, "picture"), picture_sha256=digest(picture)
         )
 
     def _exact(self, request: protocol.Paint) -> tuple[str, str | None]:

@@ -5,12 +5,10 @@ stdout carries the result, stderr progress, logs and the one line of a non-zero 
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
 import sys
 import traceback
-from typing import NoReturn, TextIO
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from typing import NoReturn
 
 import typer
 
@@ -22,6 +20,7 @@ from srbench.cli import inspect as inspect
 from srbench.cli import judge as judge
 from srbench.cli import measure as measure
 from srbench.cli import simulate as simulate
+from srbench.cli.streams import UntilClosed
 from srbench.errors import ExitCode, SrbenchError
 from srbench.outcome import one_line
 
@@ -39,39 +38,6 @@ for _room in (measure, aa, simulate, inspect, judge, export, images):
     _room.register(app)
 
 
-class UntilClosed(io.TextIOBase):
-    """A stdout whose reader may leave early, as `head` does: what nobody reads is dropped.
-
-    The command goes on, so that its files are written and its exit code is that of its result.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        """Write to a stream as long as somebody reads it."""
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        """Write and flush."""
-        try:
-            self._stream.write(text)
-            self._stream.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-        return len(text)
-
-    def fileno(self) -> int:
-        """Of the stream."""
-        return self._stream.fileno()
-
-    def isatty(self) -> bool:
-        """Whether the stream is a terminal."""
-        return self._stream.isatty()
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        """Of the stream."""
-        return self._stream.encoding
-
-
 def _leave(message: str, code: int) -> NoReturn:
     print(f"srbench: {one_line(message, 1000)}", file=sys.stderr)  # noqa: T201
     sys.exit(code)
@@ -79,9 +45,18 @@ def _leave(message: str, code: int) -> NoReturn:
 
 def main() -> NoReturn:
     """Run one command and exit with its code."""
+    with ExitStack() as stack:
+        # Either is None where the shell has closed it.
+        if sys.stdout is not None:
+            stack.enter_context(redirect_stdout(UntilClosed(sys.stdout)))
+        if sys.stderr is not None:
+            stack.enter_context(redirect_stderr(UntilClosed(sys.stderr)))
+        _run()
+
+
+def _run() -> NoReturn:
     try:
-        with contextlib.redirect_stdout(UntilClosed(sys.stdout)):
-            code = app(standalone_mode=True)
+        code = app(standalone_mode=True)
     except SrbenchError as error:
         _leave(str(error), error.exit_code)
     except PipelineError as error:

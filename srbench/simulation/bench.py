@@ -56,6 +56,7 @@ class SimulatedBench:
             protocol.Upscale: self._upscale,
             protocol.Solo: self._solo,
             protocol.Paint: self._paint,
+            protocol.Repaint: self._repaint,
             protocol.Judge: self._judge,
         }
 
@@ -145,6 +146,12 @@ class SimulatedBench:
             picture=keep(pictures.rounded(exact), prefix, "picture"),
             picture_float=keep(exact, prefix, "float"),
             eps=keep(eps, prefix, "eps"),
+        )
+
+    def _repaint(self, request: protocol.Repaint) -> protocol.Repainted:
+        picture = pictures.rounded(self._picture(request.image, request.scale, request.seed))
+        return protocol.Repainted(
+            picture=keep(picture, request.outputs, "picture"), picture_sha256=digest(picture)
         )
 
     def _judge(self, request: protocol.Judge) -> protocol.Judged:

@@ -51,6 +51,21 @@ def test_a_reader_that_leaves_early_changes_nothing(
     assert ElementTree.parse("gate.xml").getroot() is not None
 
 
+@pytest.mark.parametrize("reader", [">&-", "2>&1 >/dev/null | true", "2>&-"])
+def test_closed_streams_keep_the_exit_code(folder: Folder, reader: str) -> None:
+    assert piped(folder, reader, "show", "no-such-run")[0] == ExitCode.USAGE
+    begin_here(SHOW)
+    assert piped(folder, reader, "show", folder.file)[0] == ExitCode.OK
+
+
+def test_a_stream_without_our_letters_gets_question_marks(folder: Folder) -> None:
+    run = begin_here(SHOW)
+    folder.environment["PYTHONIOENCODING"] = "ascii"
+    found, err = piped(folder, "> shown", "show", folder.file)
+    assert (found, err) == (ExitCode.OK, "")
+    assert run.head.run_id in Path("shown").read_text()
+
+
 def test_a_full_disk_behind_stdout_is_one_line(folder: Folder) -> None:
     begin_here(SHOW)
     found, err = piped(folder, "> /dev/full", "show", folder.file)

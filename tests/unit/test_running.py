@@ -193,3 +193,20 @@ def test_pictures_that_went_with_their_processes_are_not_passed_over(tmp_path: P
     (record,) = judged(run).values()
     assert record.outcome == "unsupported"
     assert record.reason == "1 of its pictures went with the processes that painted them"
+
+
+def test_an_arm_that_varies_within_a_process_is_sampled_in_the_others(tmp_path: Path) -> None:
+    run = begin(preparation(tmp_path, plants=["nondeterministic"]), tmp_path, [], Conduct(Quiet()))
+    (record,) = judged(run).values()
+    assert record.outcome == "ok"
+    assert record.metrics["distinct_pictures"] == 2
+    assert 40 < record.metrics["psnr"] < 60
+
+
+def test_a_voided_attempt_leaves_no_picture_behind(tmp_path: Path) -> None:
+    """Only what counts is judged: the first attempt at block 1 alone is spoiled."""
+    prepared = preparation(tmp_path, plants=["late-bad-tile", "foreign=1"])
+    run = begin(prepared, tmp_path, [], Conduct(Quiet()))
+    assert len(run.voids) == 1
+    (record,) = judged(run).values()
+    assert record.metrics["distinct_pictures"] == 2

@@ -1,0 +1,89 @@
+"""Which pictures of a run were judged, and which cannot be any more."""
+
+from pathlib import Path
+from typing import Any
+
+from srbench.arm import Arm
+from srbench.cases import Case
+from srbench.gallery import Gallery
+from srbench.inputs import case_input
+from srbench.outcome import Failure, Outcome
+from srbench.protocol import Alone, Repainted
+from tests.unit.test_coordinator import make_job
+
+CASE = "16x16x2"
+PLACE = (CASE, "a")
+
+
+class Painter(Arm):
+    """Paints what it is told, without a worker."""
+
+    def __init__(self, reply: Repainted | Failure) -> None:
+        self.name = "a"
+        self._reply = reply
+
+    def ask(self, *_: Any) -> Any:
+        return self._reply
+
+
+def painter(digest: str) -> Painter:
+    return Painter(Repainted(picture=f"{digest}.npy", picture_sha256=digest))
+
+
+def gallery(folder: Path, distinct: int = 1) -> Gallery:
+    made = Gallery(make_job(folder, ("a",), cases=(CASE,)), folder)
+    made.alone[PLACE] = Alone(
+        picture="judged.npy",
+        picture_float="float.npy",
+        eps=None,
+        memory={},
+        work={},
+        energy_j=None,
+        energy_reason=None,
+        picture_sha256="judged",
+        distinct_pictures=distinct,
+    )
+    return made
+
+
+def test_inputs_lie_there_for_the_workers(tmp_path: Path) -> None:
+    import numpy as np
+
+    stored = np.load(gallery(tmp_path).inputs[CASE], allow_pickle=False)
+    assert np.array_equal(stored, case_input(Case.parse(CASE), None).pixels)
+
+
+def test_what_is_judged_or_kept_is_not_strange(tmp_path: Path) -> None:
+    pictures = gallery(tmp_path)
+    assert pictures.strange(PLACE, ["judged"]) == set()
+    assert pictures.others(PLACE) == []
+    assert pictures.strange(PLACE, ["other", "judged"]) == {"other"}
+    pictures.paint_again(painter("other"), CASE, 1)
+    assert pictures.strange(PLACE, ["other"]) == set()
+    assert pictures.others(PLACE) == ["other.npy"]
+
+
+def test_a_repaint_stands_for_no_other_timed_picture(tmp_path: Path) -> None:
+    """A process that timed a bad picture and then paints a good one has shown nothing."""
+    for reply in (painter("judged"), painter("new"), Painter(Failure(Outcome.CRASH, "gone"))):
+        pictures = gallery(tmp_path)
+        pictures.strange(PLACE, ["bad"])
+        pictures.paint_again(reply, CASE, 1)
+        found = pictures.others(PLACE)
+        assert isinstance(found, Failure)
+        assert found.outcome is Outcome.UNSUPPORTED
+
+
+def test_an_arm_that_varies_within_a_process_shows_a_sample(tmp_path: Path) -> None:
+    pictures = gallery(tmp_path, distinct=5)
+    pictures.strange(PLACE, ["one", "two"])
+    pictures.paint_again(painter("three"), CASE, 1)
+    assert pictures.others(PLACE) == ["three.npy"]
+
+
+def test_a_block_that_does_not_count_is_forgotten(tmp_path: Path) -> None:
+    pictures = gallery(tmp_path)
+    before = pictures.snapshot()
+    pictures.strange(PLACE, ["hot"])
+    pictures.restore(before)
+    assert pictures.others(PLACE) == []
