@@ -66,7 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = Path(config.getoption("--srbench-results"))
     try:
         check_writable(folder)
-        rules = load_policy(Path(policy) if policy else None, callables=True)
+        rules = load_policy(Path(policy) if policy else None)
     except SrbenchError as error:
         raise pytest.UsageError(f"srbench: {error}") from error
     session = GateSession(folder, rules, config.getoption("--srbench-against"))
@@ -119,7 +119,7 @@ class SrbenchGate:
             pytest.skip("srbench gate: benchmarks are disabled, nothing was measured")
         # The fixture of pytest-benchmark can be used once a test; this was it.
         self.benchmark._mode = "srbench_gate(...)"
-        name = case or self.benchmark.name
+        name = self.benchmark.name if case is None else case
         try:
             _require_name(name)
             design = _design(self.marker, settings)
@@ -258,6 +258,8 @@ def _require_name(case: Any) -> None:
 
     if not isinstance(case, str):
         raise UsageError(f"case {case!r}: must be text")
+    if not case.strip() or not case.isprintable():
+        raise UsageError(f"case {case!r}: must be printable and not empty")
 
 
 def _design(marker: pytest.Mark | None, settings: dict[str, Any]) -> Design:

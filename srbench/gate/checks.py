@@ -115,6 +115,9 @@ class Question:
         return self.answer(verdict, "not_measured", message, value=value, threshold=threshold)
 
 
+OUTCOME = "outcome"
+"""Metric of the checks that ask whether the cells are there and ended well."""
+
 UNFINISHED = "unfinished"
 """Reason code of blocks and cells that are missing: no policy turns it into a pass."""
 
@@ -166,17 +169,19 @@ class Judgement:
     def verdict(self) -> Verdict:
         """The strongest word of any check: a proven regression outranks a crash beside it.
 
-        Where nothing passed nothing was judged: neither no check nor open ones alone are a pass.
+        Where nothing passed nothing was judged: neither no check nor open ones alone are a pass,
+        and that the cells are there says nothing of what is in them.
         """
+        judged = any(c.verdict is Verdict.PASS and c.metric != OUTCOME for c in self.checks)
         spoken = {check.verdict for check in self.checks}
         verdict = next((word for word in _ORDER if word in spoken), Verdict.PASS)
-        if verdict is Verdict.PASS and Verdict.PASS not in spoken:
+        if verdict is Verdict.PASS and not judged:
             return Verdict.NO_BASELINE
         if verdict is Verdict.INCONCLUSIVE:
             if self.on_inconclusive == "fail":
                 return Verdict.FAIL
             unfinished = any(check.reason_code == UNFINISHED for check in self.checks)
-            if self.on_inconclusive == "warn" and not unfinished and Verdict.PASS in spoken:
+            if self.on_inconclusive == "warn" and not unfinished and judged:
                 return Verdict.PASS
         return verdict
 
@@ -191,11 +196,15 @@ class Judgement:
         return [check for check in self.checks if check.verdict is Verdict.INCONCLUSIVE]
 
     def line(self) -> str:
-        """The one line of a non-zero exit: the verdict and every reason, strongest first."""
+        """One line: the verdict and every reason against a pass, strongest first."""
         reasons: list[str] = []
         for word in _ORDER:
             reasons += [check.message for check in self.checks if check.verdict is word]
-        why = "; ".join(dict.fromkeys(reasons)) or "nothing was judged"
+        passed = sum(check.verdict is Verdict.PASS for check in self.checks)
+        nothing = "nothing was judged"
+        if self.verdict is Verdict.PASS:
+            nothing = f"{passed} of {len(self.checks)} checks passed"
+        why = "; ".join(dict.fromkeys(reasons)) or nothing
         return f"srbench gate: {self.word} {why}"
 
     @property

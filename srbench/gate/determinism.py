@@ -14,6 +14,9 @@ from srbench.records import CellRecord, FidelityRecord, Run
 from srbench.stats.runs import baseline_arm, cells_of
 
 METRIC = "determinism"
+_EQUAL_DB = 99.999
+"""PSNRs are computed above a floor of 100 dB: two pictures that are this close are one."""
+_STRONGEST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
 _UNTIMED = "the judged picture is none of those that were timed"
 
 
@@ -23,9 +26,10 @@ def determinism_checks(run: Run, candidate: str, policy: Policy) -> list[Check]:
     Judged by the hashes of all timed pictures and by the arm's own second pictures (reference
     `repeat`). Where the baseline differs from itself too, or is not known not to, the candidate's
     two pictures must be as close as its tier asks of two arms. So must those of other processes
-    (reference `other_process`) where each process makes one and not all make the same: only one of
-    them was held against the baseline. A case without any hash is open, as is one with timed images
-    that lack theirs; but for callables of a test suite, which need not make pictures.
+    (reference `other_process`) where they are not all among those of the first block, or were
+    judged in any case: only one picture was held against the baseline. Second pictures that are
+    equal tell nothing of timed ones that differ. A case without any hash is open, as is one with
+    timed images that lack theirs; but for callables of a test suite, which need not make pictures.
     """
     return [_check(run, case, candidate, policy) for case in run.head.cases]
 
@@ -69,18 +73,32 @@ def _check(run: Run, case: str, candidate: str, policy: Policy) -> Check:
         return question.unmeasured(text)
     if pictures == 1:
         return _across_processes(run, question, policy)
-    repeat = find_record(run, case, candidate, REPEAT)
-    text = f"{case} {candidate} makes {pictures} different pictures in one process"
-    if _only_the_judged_differs(run, case, candidate):
+    return _within_a_process(run, question, pictures, policy)
+
+
+def _within_a_process(run: Run, question: Question, pictures: int, policy: Policy) -> Check:
+    """A process makes several pictures: a fault, unless the baseline's do and all are close."""
+    case, arm = question.case, question.pipeline
+    repeat = find_record(run, case, arm, REPEAT)
+    text = f"{case} {arm} makes {pictures} different pictures in one process"
+    if _only_the_judged_differs(run, case, arm):
         # The record is of the judged picture and its repeat; it says nothing of the timed ones.
         repeat = None
-        text = f"{case} {candidate}: {_UNTIMED}"
+        text = f"{case} {arm}: {_UNTIMED}"
+    elif repeat is not None and _shows_one(run, repeat):
+        repeat = None
     text += _apart(repeat) or ", how far apart was not measured"
     if _pictures(run, case, baseline_arm(run)) == 1:
         text += "; the baseline makes one"
         return question.holds(False, "nondeterministic", text, value=pictures, threshold=1)
     text += "; the baseline is not known to make one"
-    return _by_distance(run, question, pictures, repeat, policy, text)
+    checks = [_by_distance(run, question, pictures, repeat, policy, text)]
+    other = find_record(run, case, arm, OTHER_PROCESS)
+    if other is not None or _made_elsewhere(run, case, arm):
+        text += "; other processes make others"
+        text += _apart(other) or ", how far apart was not measured"
+        checks.append(_by_distance(run, question, pictures, other, policy, text))
+    return min(checks, key=lambda check: _STRONGEST.index(check.verdict))
 
 
 def _across_processes(run: Run, question: Question, policy: Policy) -> Check:
@@ -151,6 +169,21 @@ def _repeated(run: Run, case: str, arm: str) -> list[int]:
         if 0 <= difference < inf:
             return [2 if difference > 0 else 1]
     return []
+
+
+def _shows_one(run: Run, repeat: FidelityRecord) -> bool:
+    """Whether the second pictures were equal to the first."""
+    counted = _repeated(run, repeat.case, repeat.pipeline)
+    return counted == [1] or (not counted and repeat.metrics.get("psnr", nan) >= _EQUAL_DB)
+
+
+def _made_elsewhere(run: Run, case: str, arm: str) -> bool:
+    """Whether pictures are known that the process of the first block, whose are judged, lacks."""
+    if of_callables(run):
+        return False
+    good = [cell for cell in cells_of(run, case, arm) if cell.outcome == "ok"]
+    first = set[str]().union(*(_made(cell) for cell in good if cell.block == 0))
+    return not _judged(run, case, arm).union(*map(_made, good)) <= first
 
 
 def _only_the_judged_differs(run: Run, case: str, arm: str) -> bool:

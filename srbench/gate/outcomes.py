@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from srbench.gate.checks import UNFINISHED, Check, Question, Verdict
-from srbench.records import Run
+from srbench.gate.checks import OUTCOME, UNFINISHED, Check, Question, Verdict
+from srbench.records import CellRecord, Run
 from srbench.stats.runs import cells_of
 
 
@@ -22,15 +22,15 @@ def unfinished_checks(run: Run) -> list[Check]:
 
 
 def outcome_checks(run: Run) -> list[Check]:
-    """One error a case and arm that did not end well; one open question where a cell is missing.
+    """One error a case and arm that did not end well; one open question where anything is missing.
 
     A block is finished once every arm has had its turn at every case, so that a cell that is not
-    there was lost: no policy excuses it.
+    there was lost, and so was an image of a cell that ended well: no policy excuses it.
     """
     checks: list[Check] = []
     for case in run.head.cases:
         for arm in run.head.pipelines:
-            question = Question(case, arm, "outcome")
+            question = Question(case, arm, OUTCOME)
             cells = cells_of(run, case, arm)
             bad = [cell for cell in cells if cell.outcome != "ok"]
             if bad:
@@ -43,10 +43,21 @@ def outcome_checks(run: Run) -> list[Check]:
             elif missing := len(run.finished_blocks - {cell.block for cell in cells}):
                 text = f"{case} {arm} is missing in {missing} of {len(run.finished_blocks)} blocks"
                 checks.append(question.answer(Verdict.INCONCLUSIVE, UNFINISHED, text))
+            elif short := _too_short(run, cells):
+                text = f"{case} {arm} has fewer than {run.head.pairs} timed images in {short} of "
+                text += f"{len(cells)} blocks"
+                checks.append(question.answer(Verdict.INCONCLUSIVE, UNFINISHED, text))
             else:
                 text = f"{case} {arm} ok in {len(cells)} blocks"
                 checks.append(question.answer(Verdict.PASS, "within_limits", text))
     return checks
+
+
+def _too_short(run: Run, cells: list[CellRecord]) -> int:
+    """Cells without a timed image for every pair; runs of counters alone time none."""
+    if run.head.purpose == "work":
+        return 0
+    return sum(len(cell.samples) < run.head.pairs for cell in cells)
 
 
 def missing_cases(run: Run, against: Run, name: str) -> list[Check]:

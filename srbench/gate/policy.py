@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -102,7 +102,7 @@ _ON_INCONCLUSIVE = ("exit-3", "warn", "fail")
 _CASE_KEYS = (*_RANGES, "require_lpips")
 
 
-def load_policy(file: Path | None = None, *, callables: bool = False) -> Policy:
+def load_policy(file: Path | None = None) -> Policy:
     """Read the policy from `file`, or from the nearest configuration upward, or the defaults.
 
     Without `file`, every folder from the current one upward is asked for `srbench.toml` and then
@@ -110,7 +110,6 @@ def load_policy(file: Path | None = None, *, callables: bool = False) -> Policy:
 
     Args:
         file: A configuration file, or one with a `[gate]` table alone.
-        callables: A test suite's are judged, whose cases bear names of its own.
 
     Raises:
         UsageError: The file cannot be read, is not TOML, or holds a wrong key or value.
@@ -120,7 +119,7 @@ def load_policy(file: Path | None = None, *, callables: bool = False) -> Policy:
         gate = _gate_table(table, file)
         if gate is None:
             raise UsageError(f"{file}: no [gate] table; put the policy's keys under [gate]")
-        return parse_policy(gate, str(file), callables=callables)
+        return parse_policy(gate, str(file))
     for folder in (Path.cwd(), *Path.cwd().parents):
         for name in ("srbench.toml", "pyproject.toml"):
             path = folder / name
@@ -129,11 +128,34 @@ def load_policy(file: Path | None = None, *, callables: bool = False) -> Policy:
             table = _read(path)
             if name == "srbench.toml" or "srbench" in _tools(table, path):
                 gate = _gate_table(table, path) or {}
-                return parse_policy(gate, str(path), callables=callables)
+                return parse_policy(gate, str(path))
     return Policy()
 
 
-def parse_policy(gate: Mapping[str, Any], source: str, *, callables: bool = False) -> Policy:
+def require_known_cases(policy: Policy, cases: Collection[str]) -> None:
+    """Refuse overrides of names that no run has: their values would never be asked for.
+
+    Args:
+        policy: What is tolerated.
+        cases: Those of the run; a test suite's bear any name.
+
+    Raises:
+        UsageError: A name is neither one of these nor WIDTHxHEIGHTxSCALE.
+    """
+    for name in policy.cases:
+        if name in cases:
+            continue
+        where = f"[gate.cases] of the policy: {name!r} is no case"
+        try:
+            meant = Case.parse(name).name
+        except (UsageError, ValueError):
+            hint = did_you_mean(name, list(cases))
+            raise UsageError(f"{where}: write WIDTHxHEIGHTxSCALE.{hint}") from None
+        if meant != name:
+            raise UsageError(f"{where}. Did you mean '{meant}'?")
+
+
+def parse_policy(gate: Mapping[str, Any], source: str) -> Policy:
     """Build the policy from a `[gate]` table; `source` names the file in errors."""
     known = [f.name for f in fields(Policy)]
     values: dict[str, Any] = {}
@@ -144,7 +166,7 @@ def parse_policy(gate: Mapping[str, Any], source: str, *, callables: bool = Fals
         if key == "tiers":
             values[key] = _tiers(value, f"{source}: [gate.tiers]")
         elif key == "cases":
-            values[key] = _cases(value, f"{source}: [gate.cases]", callables=callables)
+            values[key] = _cases(value, f"{source}: [gate.cases]")
         else:
             values[key] = _scalar(key, value, where)
     return Policy(**values)
@@ -209,11 +231,9 @@ def _tiers(value: Any, where: str) -> dict[str, TierLimits]:
     return limits
 
 
-def _cases(value: Any, where: str, *, callables: bool) -> dict[str, dict[str, Any]]:
+def _cases(value: Any, where: str) -> dict[str, dict[str, Any]]:
     cases: dict[str, dict[str, Any]] = {}
     for case, table in _table(value, where).items():
-        if not callables:
-            _require_case(case, where)
         cases[case] = {}
         for key, override in _table(table, f"{where} {case}").items():
             if key not in _CASE_KEYS:
@@ -221,16 +241,6 @@ def _cases(value: Any, where: str, *, callables: bool) -> dict[str, dict[str, An
                 raise UsageError(f"{where} {case}: unknown key '{key}'.{hint}")
             cases[case][key] = _scalar(key, override, f"{where} {case}.{key}")
     return cases
-
-
-def _require_case(name: str, where: str) -> None:
-    """Refuse a name that no run has: its values would never be asked for."""
-    try:
-        meant = Case.parse(name).name
-    except (UsageError, ValueError):
-        raise UsageError(f"{where} {name!r} is no case: write WIDTHxHEIGHTxSCALE") from None
-    if meant != name:
-        raise UsageError(f"{where} {name!r} is no case. Did you mean '{meant}'?")
 
 
 def _table(value: Any, where: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ _MIB = 2**20
 _ALLOCATOR, _TENSORS = "allocator_peak_bytes", "peak_tensor_bytes"
 _CALLS = "calls."
 _NEVER_ZERO = ("launches", "flops")
-"""No image is made of nothing: a zero was not counted. Copies, or calls of one network, may be."""
+"""No image is made of nothing: a zero was not counted, and where anything was these are asked for.
+Copies, or calls of one network, may be zero."""
 
 
 def memory_metric(run: Run) -> str:
@@ -29,11 +30,11 @@ def memory_metric(run: Run) -> str:
 def peak_bytes(run: Run, case: str, arm: str) -> int | None:
     """Highest peak over blocks of the memory number that gates; None when not measured.
 
-    A zero is no measurement: no image fits in no memory.
+    A zero or less is no measurement: no image fits in no memory.
     """
     metric = memory_metric(run)
     peaks = [cell.memory.get(metric) for cell in _good_cells(run, case, arm)]
-    return max((peak for peak in peaks if peak), default=None)
+    return max((peak for peak in peaks if peak and peak > 0), default=None)
 
 
 def work_counters(run: Run, case: str, arm: str) -> dict[str, int]:
@@ -73,8 +74,9 @@ def memory_check(run: Run, case: str, arm: str, yardstick: Yardstick, policy: Po
 def work_checks(run: Run, case: str, arm: str, yardstick: Yardstick) -> Iterator[Check]:
     """Every counter of one cell at zero tolerance; a candidate may do less, a baseline may not.
 
-    Runs of counters alone hold the peak of tensor bytes among them: on the meta device it is as
-    exact as the rest.
+    `flops` are held as their sum: a stage that takes none, or is gone, is what an optimization of a
+    candidate may be. Runs of counters alone hold the peak of tensor bytes among them: on the meta
+    device it is as exact as the rest.
     """
     ours = _counters(run, case, arm)
     theirs = _counters(yardstick.run, case, yardstick.arm)
@@ -85,11 +87,18 @@ def work_checks(run: Run, case: str, arm: str, yardstick: Yardstick) -> Iterator
         text = f"work {case} {arm}: version {versions[0]}, {name} has {versions[1]}: not held"
         yield work.answer(Verdict.SKIPPED, "other_version", text)
         return
-    if not ours and not theirs:
-        verdict = Verdict.INCONCLUSIVE if _counts_only(run) else Verdict.SKIPPED
-        yield work.unmeasured(f"work {case} {arm} was not counted", verdict=verdict)
+    asked = ours.keys() | theirs.keys()
+    if (
+        _counts_only(run)
+        or _was_counted(run, case, arm)
+        or _was_counted(yardstick.run, case, yardstick.arm)
+    ):
+        asked |= set(_NEVER_ZERO)
+    if not asked:
+        text = f"work {case} {arm} was not counted"
+        yield work.unmeasured(text, verdict=Verdict.SKIPPED)
     may_shrink = arm != baseline_arm(run)
-    for counter in sorted(ours.keys() | theirs.keys()):
+    for counter in sorted(asked):
         value, promoted = _count(ours, counter), _count(theirs, counter)
         question = Question(case, arm, counter)
         if value is None or promoted is None:
@@ -112,6 +121,10 @@ def _count(counters: dict[str, int], counter: str) -> int | None:
     return counters.get(counter, 0 if uncalled else None)
 
 
+def _was_counted(run: Run, case: str, arm: str) -> bool:
+    return any(cell.work for cell in _good_cells(run, case, arm))
+
+
 def _counts_only(run: Run) -> bool:
     return run.head.purpose == "work"
 
@@ -123,7 +136,7 @@ def _counters(run: Run, case: str, arm: str) -> dict[str, int]:
     counters = {
         counter: value
         for counter, value in found.items()
-        if value or not counter.startswith(never_zero)
+        if value > 0 or not counter.startswith(never_zero)
     }
     peak = peak_bytes(run, case, arm) if _counts_only(run) else None
     return counters if peak is None else {**counters, memory_metric(run): peak}

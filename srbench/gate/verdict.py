@@ -12,6 +12,7 @@ from srbench.gate.comparable import (
     Yardstick,
     environment_of,
     matching_arm,
+    of_callables,
     require_comparable,
     same_pipeline,
 )
@@ -19,7 +20,7 @@ from srbench.gate.determinism import determinism_checks, determinism_warnings
 from srbench.gate.energy import energy_checks, energy_warnings
 from srbench.gate.margins import holds_to_margins, require_margins
 from srbench.gate.outcomes import missing_cases, outcome_checks, unfinished_checks, void_warnings
-from srbench.gate.policy import Policy
+from srbench.gate.policy import Policy, require_known_cases
 from srbench.gate.precision import own_precision_checks
 from srbench.gate.resources import memory_check, work_checks
 from srbench.gate.speedup import speedup_checks
@@ -53,11 +54,11 @@ def judge(
     Raises:
         NotComparableError: The run is empty, names no case or has a single arm, or the two runs may
             not be compared.
-        UsageError: A margin is below the noise.
+        UsageError: A margin is below the noise, or the policy overrides what is no case.
     """
     if not run.cells:
         raise NotComparableError(f"run {run.head.run_id} holds no measured cell: nothing to judge")
-    _require_cases(run)
+    _require_cases(run, policy)
     shared = [] if against is None else require_comparable(run, against, name)
     arms = {} if against is None else _yardsticks(run, against, name)
     checks = [*unfinished_checks(run), *outcome_checks(run)]
@@ -102,9 +103,9 @@ def require_judgeable(
     Raises:
         NotComparableError: The run names no case or has a single arm, the two runs may not be
             compared, or a case has no baseline in the promoted one.
-        UsageError: A margin is below the noise.
+        UsageError: A margin is below the noise, or the policy overrides what is no case.
     """
-    _require_cases(run)
+    _require_cases(run, policy)
     _candidates(run)
     if against is not None:
         require_comparable(run, against, name)
@@ -129,7 +130,9 @@ def blemishes(run: Run, policy: Policy) -> list[Check]:
 
     Raises:
         NotComparableError: It has a single arm.
+        UsageError: The policy overrides what is no case.
     """
+    _require_overrides(run, policy)
     checks = [*unfinished_checks(run), *outcome_checks(run)]
     if run.head.purpose != "work":
         for candidate in _candidates(run):
@@ -191,9 +194,16 @@ def _measured(
     return checks + (_resources(run, arms, shared, policy) if arms else [])
 
 
-def _require_cases(run: Run) -> None:
+def _require_cases(run: Run, policy: Policy) -> None:
     if not run.head.cases:
         raise NotComparableError(f"run {run.head.run_id} names no case: nothing to judge")
+    _require_overrides(run, policy)
+
+
+def _require_overrides(run: Run, policy: Policy) -> None:
+    # A test suite judges its cases one by one: what this one lacks may be another test's.
+    if not of_callables(run) or run.head.purpose == "work":
+        require_known_cases(policy, run.head.cases)
 
 
 def _override_warnings(run: Run, policy: Policy) -> list[str]:

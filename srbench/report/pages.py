@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from srbench.errors import SrbenchError, UsageError
+from srbench.errors import NotComparableError, UsageError
 from srbench.gate import Judgement, Policy, judge
 from srbench.records import Run
 from srbench.report.history import history
@@ -108,7 +108,7 @@ def _judgement(run: Run, policy: Policy) -> Judgement | None:
         return None
     try:
         return judge(run, policy)
-    except SrbenchError:
+    except NotComparableError:
         return None
 
 

@@ -246,7 +246,7 @@ def test_allocator_peak_has_a_floor(extra_mib: int, code: int) -> None:
     assert _against(run, promoted).exit_code == code
 
 
-@pytest.mark.parametrize("peak", [None, 0])
+@pytest.mark.parametrize("peak", [-1, None, 0])
 def test_memory_not_measured_never_passes(peak: int | None) -> None:
     run = _every(make_run(seed=1), OPTIMIZED, memory={"peak_tensor_bytes": peak})
     judgement = _against(run)
@@ -286,6 +286,8 @@ def test_flops_count_and_missing_counter_is_open() -> None:
     ("zero", "metrics"),
     [
         ({"launches": 0}, {"launches"}),
+        ({"launches": -1}, {"launches"}),
+        ({"launches": None}, {"launches"}),
         ({"flops": {}}, {"flops"}),
         ({"flops": {"unet": 0, "vae_decode": 0}}, {"flops"}),
         ({"calls": {}}, {"calls.unet", "calls.text_encoder"}),
@@ -300,7 +302,15 @@ def test_a_zero_where_there_must_be_work_was_not_counted(
         judgement = _against(ours, theirs)
         assert judgement.exit_code == ExitCode.INCONCLUSIVE
         assert {check.metric for check in judgement.open_questions} == metrics
-    assert _against(run, run).exit_code == ExitCode.OK  # neither side counts it, as ever
+    judgement = _against(run, run)
+    always = metrics & {"launches", "flops"}  # networks that neither side lists are not asked for
+    assert {check.metric for check in judgement.open_questions} == always
+    assert judgement.exit_code == (ExitCode.INCONCLUSIVE if always else ExitCode.OK)
+
+
+def test_a_stage_that_is_gone_is_no_more_work() -> None:
+    fewer = _with_work(make_run(seed=1), OPTIMIZED, flops={"unet": 10**6, "vae_decode": 0})
+    assert _against(fewer).exit_code == ExitCode.OK
 
 
 def test_a_network_that_is_not_listed_was_not_called() -> None:

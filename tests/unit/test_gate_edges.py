@@ -302,6 +302,44 @@ def test_nothing_passes_without_a_check_that_passed(
     )
 
 
+def test_cells_that_are_there_are_no_check_that_passed() -> None:
+    judgement = judge(make_run(), Policy())
+    outcomes = [check for check in judgement.checks if check.metric == "outcome"]
+    assert {check.verdict for check in outcomes} == {Verdict.PASS}
+    alone = replace(judgement, checks=outcomes)
+    assert alone.verdict is Verdict.NO_BASELINE
+    assert alone.line() == "srbench gate: NOT COMPARABLE nothing was judged"
+    open_check = replace(outcomes[0], metric="psnr", verdict=Verdict.INCONCLUSIVE)
+    spared = replace(judgement, checks=[*outcomes, open_check], on_inconclusive="warn")
+    assert spared.verdict is Verdict.INCONCLUSIVE
+
+
+def test_the_line_of_a_pass_says_so() -> None:
+    judgement = judge(make_run(), Policy())
+    passed = sum(check.verdict is Verdict.PASS for check in judgement.checks)
+    count = f"{passed} of {len(judgement.checks)} checks passed"
+    assert judgement.line() == f"srbench gate: PASS {count}"
+
+
+@pytest.mark.parametrize(("kept", "code"), [(5, 0), (4, 3), (0, 3)])
+def test_a_good_cell_with_too_few_images_is_unfinished(kept: int, code: int) -> None:
+    run = make_run()
+    run = change_cell(run, 1, samples=run.cells[1].samples[:kept])
+    judgement = judge(run, Policy(on_inconclusive="warn"))
+    assert judgement.exit_code == code
+    text = f"{CASES[0]} {OPTIMIZED} has fewer than 5 timed images in 1 of 6 blocks"
+    assert (text in judgement.line()) == bool(code)
+
+
+@pytest.mark.parametrize("zero", [{"launches": 0}, {"flops": {}}, {"launches": None}])
+def test_runs_of_counters_always_need_launches_and_flops(zero: dict[str, Any]) -> None:
+    run = _work()
+    run = replace(run, cells=[replace(cell, work=cell.work | zero) for cell in run.cells])
+    judgement = judge(run, Policy(), run, NAME)
+    assert judgement.exit_code == ExitCode.INCONCLUSIVE
+    assert {check.metric for check in judgement.open_questions} == set(zero)
+
+
 def test_overrides_of_cases_that_the_run_lacks_warn() -> None:
     policy = Policy(cases={CASES[0]: {"margin": 0.1}, "99x99x4": {"margin": 0.1}})
     judgement = judge(make_run(), policy)

@@ -276,10 +276,61 @@ def test_where_the_baseline_differs_too_the_tier_decides(
 ) -> None:
     run = _both_differ(make_run(cases=CASES[:1]))
     assert judge(run, Policy()).exit_code == ExitCode.INCONCLUSIVE
+    run = _role(run, "other_process", OPTIMIZED, metrics=CLOSE)
     judgement = judge(_role(run, "repeat", OPTIMIZED, metrics=floor), Policy())
     assert judgement.exit_code == code
     (check,) = _found(judgement, "determinism")
     assert check.reason_code == ("nondeterministic" if code else "within_limits")
+
+
+@pytest.mark.parametrize(
+    ("other", "verdict", "text"),
+    [
+        (None, Verdict.INCONCLUSIVE, "others, how far apart was not measured"),
+        ({"outcome": "crash"}, Verdict.INCONCLUSIVE, "others, how far apart was not measured"),
+        ({"outcome": "invalid", "reason": "NaN"}, Verdict.FAIL, "others, how far apart was not"),
+        ({"metrics": {"psnr": 20.0, "worst_block_psnr": 9.0}}, Verdict.FAIL, ", 20.0 dB apart"),
+        ({"metrics": {"psnr": 55.0, "worst_block_psnr": 45.0}}, Verdict.PASS, ", 55.0 dB apart"),
+    ],
+)
+def test_where_both_differ_other_processes_are_asked_as_well(
+    other: dict[str, Any] | None, verdict: Verdict, text: str
+) -> None:
+    """The repeat is of the first block's process and close."""
+    run = _role(_both_differ(make_run(cases=CASES[:1])), "repeat", OPTIMIZED, metrics=CLOSE)
+    if other is not None:
+        run = _role(run, "other_process", OPTIMIZED, **other)
+    (check,) = _found(judge(run, Policy()), "determinism")
+    assert check.verdict is verdict
+    assert text in check.message
+
+
+def test_other_processes_that_make_the_first_one_s_pictures_need_no_record() -> None:
+    run = _hashed(make_run(cases=CASES[:1]), lambda _, __, pair: str(pair % 2))
+    run = _role(run, "repeat", OPTIMIZED, metrics=CLOSE)
+    assert judge(run, Policy()).exit_code == ExitCode.OK
+    far = {"psnr": 20.0, "worst_block_psnr": 9.0}
+    far_run = _role(run, "other_process", OPTIMIZED, metrics=far)
+    assert judge(far_run, Policy()).exit_code == ExitCode.REGRESSION
+
+
+@pytest.mark.parametrize(
+    "equal",
+    [
+        {"distinct_pictures": 1.0, "psnr": 80.0, "worst_block_psnr": 80.0},
+        {"max_abs_diff": 0.0, "psnr": 80.0, "worst_block_psnr": 80.0},
+        {"psnr": 100.0, "worst_block_psnr": 100.0},
+    ],
+)
+def test_an_equal_repeat_tells_nothing_of_timed_pictures_that_differ(
+    equal: dict[str, float],
+) -> None:
+    run = _hashed(make_run(cases=CASES[:1]), lambda _, __, pair: str(pair % 2))
+    run = _role(run, "repeat", OPTIMIZED, metrics=equal)
+    run = _role(run, "other_process", OPTIMIZED, metrics=CLOSE)
+    (check,) = _found(judge(run, Policy()), "determinism")
+    assert check.verdict is Verdict.INCONCLUSIVE
+    assert "in one process, how far apart was not measured" in check.message
 
 
 def test_a_repeat_that_is_no_picture_fails() -> None:

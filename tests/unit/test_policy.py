@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from srbench.errors import UsageError
-from srbench.gate import Policy, load_policy
-from srbench.gate.policy import DEFAULT_TIERS, TierLimits
+from srbench.gate import Policy, blemishes, judge, load_policy, require_judgeable
+from srbench.gate.policy import DEFAULT_TIERS, TierLimits, require_known_cases
+from tests.factories import change_head, make_run
 
 
 def _file(folder: Path, text: str, name: str = "srbench.toml") -> Path:
@@ -95,12 +96,6 @@ def test_overrides(tmp_path: Path) -> None:
         ("blocks = 3", "no [gate] table"),
         ("[gate]\nmargin = 0.1\n[run]\nblocks = 3", "unknown key 'run'. Known: blocks, cases"),
         ("[gates]\nmargin = 0.1", "unknown key 'gates'. Did you mean 'gate'?"),
-        ("[gate.cases.bogus]\nmargin = 0.1", "[gate.cases] 'bogus' is no case: write WIDTHxHEIGHT"),
-        ("[gate.cases.9x9x4]\nmargin = 0.1", "[gate.cases] '9x9x4' is no case"),
-        ("[gate.cases.'99x99x4 ']\nmargin = 0.1", "'99x99x4 ' is no case. Did you mean '99x99x4'?"),
-        ("[gate.cases.32X32X4]\nmargin = 0.1", "'32X32X4' is no case. Did you mean '32x32x4'?"),
-        ("[gate.cases.032x32x4]\nmargin = 0.1", "is no case. Did you mean '32x32x4'?"),
-        (f"[gate.cases.{'9' * 5000}x32x4]\nmargin = 0.1", "is no case: write WIDTH"),
         ("[gate", "not a TOML file"),
     ],
 )
@@ -142,6 +137,41 @@ def test_a_policy_may_be_a_whole_configuration(tmp_path: Path) -> None:
     assert load_policy(whole).margin == 0.02
 
 
-def test_cases_of_callables_bear_any_name(tmp_path: Path) -> None:
-    path = _file(tmp_path, "[gate.cases.test_scene]\nmargin = 0.2\n")
-    assert load_policy(path, callables=True).for_case("test_scene").margin == 0.2
+def test_cases_bear_any_name_until_a_run_is_judged(tmp_path: Path) -> None:
+    policy = load_policy(_file(tmp_path, "[gate.cases.test_scene]\nmargin = 0.2\n"))
+    assert policy.for_case("test_scene").margin == 0.2
+    require_known_cases(policy, ["test_scene"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bogus", "'bogus' is no case: write WIDTHxHEIGHTxSCALE. Known: 48x32x4"),
+        ("48x32x", "'48x32x' is no case: write WIDTHxHEIGHTxSCALE. Did you mean '48x32x4'?"),
+        ("9x9x4", "'9x9x4' is no case: write WIDTH"),
+        ("99x99x4 ", "'99x99x4 ' is no case. Did you mean '99x99x4'?"),
+        ("32X32X4", "'32X32X4' is no case. Did you mean '32x32x4'?"),
+        ("032x32x4", "'032x32x4' is no case. Did you mean '32x32x4'?"),
+        (f"{'9' * 5000}x32x4", "is no case: write WIDTH"),
+    ],
+)
+def test_an_override_that_no_run_has_is_one_line(name: str, message: str) -> None:
+    run = make_run(cases=["48x32x4"])
+    policy = Policy(cases={name: {"margin": 0.2}})
+    for asked in (judge, require_judgeable, blemishes):
+        with pytest.raises(UsageError) as error:
+            asked(run, policy)
+        assert f"[gate.cases] of the policy: {name!r}" in str(error.value)
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_a_test_suite_has_overrides_of_its_other_tests() -> None:
+    policy = Policy(cases={"test_a": {"margin": 0.2}, "test_b": {"margin": 0.2}})
+    weights = {"kind": "none", "digest": "", "synthetic": False, "label": "none: callables"}
+    run = change_head(make_run(cases=["48x32x4"]), weights=weights)
+    assert judge(run, policy).exit_code == 0
+    require_judgeable(run, policy)
+    assert blemishes(run, policy) == []
+    with pytest.raises(UsageError, match="'test_a' is no case"):
+        require_judgeable(change_head(run, purpose="work"), policy)

@@ -23,6 +23,7 @@ from srbench.gate import Policy, Verdict, judge
 from srbench.in_process import Design, Measurement, compare_pictures, records_of
 from srbench.in_process.measurement import WARMUP
 from srbench.in_process.pictures import ARMS, digest
+from srbench.in_process.recording import make_head
 from srbench.store import RunWriter, read_run
 
 pytest_plugins = "pytester"
@@ -215,6 +216,8 @@ def test_it(srbench_gate):
         (["--srbench-gate"], "pairs=0", "*gate: pairs 0: must be a whole number of 1 or more"),
         (["--srbench-gate"], "tier='exakt'", "*gate: tier 'exakt'*tier. Did you mean 'exact'?"),
         (["--srbench-gate"], "case=3", "*gate: case 3: must be text"),
+        (["--srbench-gate"], r"case='a\tb'", r"*gate: case 'a\tb': must be printable and not*"),
+        (["--srbench-gate"], "case=''", "*gate: case '': must be printable and not empty"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -406,6 +409,7 @@ def test_the_judged_picture_is_stored_with_its_hash() -> None:
     measured.measure(lambda: scene, lambda: scene + 1)
     hashes = [digest(scene), digest(scene + 1)]
     assert [cell.picture_sha256 for cell in measured.cells] == [*hashes, None, None]
+    assert {len(cell.samples) for cell in measured.cells} == {make_head([measured]).pairs}
     assert [record.picture_sha256 for record in measured.fidelity] == hashes[1:]
     nothing = Measurement("c", Design(blocks=1, pairs=1))
     nothing.measure(lambda: None, lambda: None)
