@@ -53,7 +53,7 @@ def paint(
     if precision != "fp32":
         large += ROUNDING * _normal(large.shape, "rounding", arm, seed)
     if plants.nondeterministic:
-        large += 2 * ROUNDING * _normal(large.shape, "turn", arm, turn)
+        large += 2 * ROUNDING * _normal(large.shape, "turn", arm, block, turn)
     np.clip(large, 0, 1, out=large)
     tile = large[_middle(large.shape[0]), _middle(large.shape[1])]
     if plants.bad_tile or (plants.late_bad_tile and block > 0):
