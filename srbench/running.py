@@ -81,11 +81,10 @@ def begin(preparation: Preparation, out: Path, argv: list[str], conduct: Conduct
             (name for described in facts.described.values() for name in described.options),
         )
         head = make_head(preparation, facts, argv, conduct.looking)
-        conduct.looking.check(empty_run(head))
-        path = out / head.profile / f"{head.run_id}.jsonl"
+        nothing = _empty_run(head)
+        conduct.looking.check(nothing)
         conduct.observer.note(f"measuring {head.run_id}")
-        _measure(coordinator, job, RunWriter.create(out, head), path, conduct, None)
-    return read_run(path)
+        return _measure(coordinator, job, RunWriter.create(out, head), conduct, nothing)
 
 
 def resume(path: Path, preparation: Preparation, conduct: Conduct) -> Run:
@@ -108,32 +107,30 @@ def resume(path: Path, preparation: Preparation, conduct: Conduct) -> Run:
             raise NotComparableError(
                 f"--resume: {begun.head.run_id} cannot go on: {change}; start a new run"
             )
-        conduct.looking.check(empty_run(head))
+        conduct.looking.check(_empty_run(head))
         if head.fingerprint["dirty"]:
             conduct.observer.note(
                 "the working tree is modified: pipelines of your own that lie in "
                 "it must be what they were when the run began"
             )
-        _measure(coordinator, preparation.job, RunWriter.resume(path), path, conduct, begun)
-    return read_run(path)
+        return _measure(coordinator, preparation.job, RunWriter.resume(path), conduct, begun)
 
 
 def _measure(
     coordinator: Coordinator,
     job: Job,
     opened: AbstractContextManager[RunWriter],
-    path: Path,
     conduct: Conduct,
-    begun: Run | None,
-) -> None:
-    if begun:
-        coordinator.gallery.recall(begun.cells)
+    begun: Run,
+) -> Run:
+    """Measure and judge what a run does not have yet; returns it as stored."""
+    coordinator.gallery.recall(begun.cells)
     with opened as writer:
         blocks = coordinator.run(
             writer,
-            begun.finished_blocks if begun else (),
+            begun.finished_blocks,
             conduct.stop,
-            lambda: conduct.looking.decided(_settled(read_run(path))),
+            lambda: conduct.looking.decided(_settled(read_run(writer.path))),
         )
         if blocks is not None:
             judge_run(
@@ -141,15 +138,16 @@ def _measure(
                 job,
                 sink=writer,
                 observer=conduct.observer,
-                done={(r.case, r.pipeline, r.reference) for r in begun.fidelity} if begun else (),
+                done={(r.case, r.pipeline, r.reference) for r in begun.fidelity},
             )
         early = blocks if blocks is not None and blocks < job.plan.blocks else None
         writer.append(
             [EndRecord(finished_at=utc_now(), interrupted=blocks is None, decided_at=early)]
         )
+    return read_run(writer.path)
 
 
-def empty_run(head: RunRecord) -> Run:
+def _empty_run(head: RunRecord) -> Run:
     """A run of which nothing is measured yet."""
     return Run(head=head, cells=[], fidelity=[], finished_blocks=set(), ended=False)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import isfinite, log
 from statistics import median
 
@@ -48,12 +48,8 @@ def block_log_ratios(run: Run, case: str, candidate: str) -> dict[int, float]:
     Raises:
         SrbenchError: A stored latency is no finite number above zero.
     """
-    baseline = {cell.block: cell for cell in cells_of(run, case, baseline_arm(run))}
     ratios: dict[int, float] = {}
-    for cell in cells_of(run, case, candidate):
-        other = baseline.get(cell.block)
-        if other is None or cell.outcome != "ok" or other.outcome != "ok":
-            continue
+    for other, cell in _good_blocks(run, case, candidate):
         ratio = paired_log_ratio(_by_pair(run, other), _by_pair(run, cell))
         if ratio is not None:
             ratios[cell.block] = ratio
@@ -89,12 +85,8 @@ def order_log_ratios(run: Run, case: str, candidate: str) -> dict[int, float]:
     candidate opened; any difference between the arms is in both and cancels. A block without
     pairs of both kinds says nothing and is left out.
     """
-    baseline = {cell.block: cell for cell in cells_of(run, case, baseline_arm(run))}
     effects: dict[int, float] = {}
-    for cell in cells_of(run, case, candidate):
-        other = baseline.get(cell.block)
-        if other is None or cell.outcome != "ok" or other.outcome != "ok":
-            continue
+    for other, cell in _good_blocks(run, case, candidate):
         ours, theirs = _by_pair(run, cell), _by_pair(run, other)
         turns = {int(sample["pair"]): int(sample["position"]) for sample in cell.samples}
         opened: tuple[list[float], list[float]] = ([], [])
@@ -105,6 +97,15 @@ def order_log_ratios(run: Run, case: str, candidate: str) -> dict[int, float]:
         if all(opened):
             effects[cell.block] = (median(opened[0]) - median(opened[1])) / 2
     return effects
+
+
+def _good_blocks(run: Run, case: str, candidate: str) -> Iterator[tuple[CellRecord, CellRecord]]:
+    """The baseline's and the candidate's cell of each block in which both ended well."""
+    baseline = {cell.block: cell for cell in cells_of(run, case, baseline_arm(run))}
+    for cell in cells_of(run, case, candidate):
+        other = baseline.get(cell.block)
+        if other is not None and cell.outcome == other.outcome == "ok":
+            yield other, cell
 
 
 def _by_pair(run: Run, cell: CellRecord) -> dict[int, float]:
