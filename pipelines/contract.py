@@ -71,6 +71,31 @@ class WeightsSource:
     synthetic: bool
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class OperatorCount:
+    """Operators of one kind and size in one stage.
+
+    Attributes:
+        stage: Name of the stage, `other` outside of all.
+        kind: `conv`, `linear`, `attention`, `norm` or `other`.
+        flops: Of one call.
+        ideal_bytes: Of one call: matrix products, convolutions and attention read each input and
+            write each output once; everything else could be fused into them and moves nothing.
+        eager_bytes: Of one call as launched: its inputs read, its outputs written, a norm's input
+            read twice.
+        weight_bytes: The part of `eager_bytes` read from what was there before the image.
+        count: Calls.
+    """
+
+    stage: str
+    kind: str
+    flops: int
+    ideal_bytes: int
+    eager_bytes: int
+    weight_bytes: int
+    count: int
+
+
 @dataclass(frozen=True, slots=True)
 class WorkCounts:
     """Exact, machine-independent work of one image.
@@ -83,6 +108,8 @@ class WorkCounts:
         host_device_bytes: Bytes parked on the host or fetched back inside the image, input and
             output not counted.
         peak_tensor_bytes: Largest sum of live tensor storage during the image, weights excluded.
+        operators: What was launched, by size, for a limit an operator; empty where a pipeline does
+            not tell. Bytes are those of the counted dtypes (float32 on the meta device).
     """
 
     flops: dict[str, int] = field(default_factory=dict)
@@ -90,11 +117,39 @@ class WorkCounts:
     calls: dict[str, int] = field(default_factory=dict)
     host_device_bytes: int = 0
     peak_tensor_bytes: int = 0
+    operators: tuple[OperatorCount, ...] = ()
 
     @property
     def total_flops(self) -> int:
         """Sum over stages."""
         return sum(self.flops.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One step of a pipeline's ladder: what is switched on beside everything before it.
+
+    An options class that has a ladder lists its rungs, first to last, as `RUNGS`; the first one
+    switches everything off. All of them together are the defaults, but for what comes `on_top`.
+    Such a class may also have `predicted_seconds(card, precision)`: step -> case -> seconds, `P0`
+    being the baseline.
+
+    Attributes:
+        name: Unique, `P7` or `P9-norm`; the part before the dash is the step of the published plan.
+        title: What it does, for tables.
+        options: Option name -> text, as `--set` takes it.
+        on_top: Not part of the defaults.
+    """
+
+    name: str
+    title: str
+    options: dict[str, str]
+    on_top: bool = False
+
+    @property
+    def step(self) -> str:
+        """Step of the plan it belongs to."""
+        return self.name.partition("-")[0]
 
 
 class Pipeline(Protocol):
@@ -117,6 +172,9 @@ class Pipeline(Protocol):
 
     def prepare(self, height: int, width: int, scale: int) -> None:
         """Do once what a size needs (compile, capture, autotune); timed apart from `upscale`."""
+
+    def decisions(self, height: int, width: int, scale: int) -> dict[str, str]:
+        """What was chosen for that LR size on this device, by subject; for people to read."""
 
     def upscale(self, image: NDArray[np.uint8], scale: int, *, seed: int) -> NDArray[np.uint8]:
         """Upscale one image.

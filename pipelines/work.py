@@ -1,4 +1,4 @@
-"""Exact work counters: FLOPs, operator launches, network calls, parked bytes, live tensor bytes.
+"""Exact work counters: FLOPs, bytes, operator launches, network calls, parked and live bytes.
 
 They are the same on every run of the same code, so they gate without a GPU. FLOPs follow
 `torch.utils.flop_counter`'s formulas (2 per multiply-add); fused attention is counted as one launch
@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -24,9 +24,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from pipelines.contract import WorkCounts, listening
+from pipelines.contract import OperatorCount, WorkCounts, listening
+from pipelines.traffic import (
+    Traffic,
+    attention_flops,
+    attention_traffic,
+    operator_flops,
+    operator_traffic,
+)
 
 _active: WorkCounter | None = None
+
+Call = tuple[str, str, int, int, int, int]
+"""The fields of `pipelines.contract.OperatorCount` but the last: what makes two calls alike."""
 
 _NO_KERNEL = frozenset(
     {
@@ -42,6 +52,11 @@ _NO_KERNEL = frozenset(
         "aten.new_empty_strided",
     }
 )
+
+
+def is_counting() -> bool:
+    """Whether a counter is active: what hides operators (a replayed graph) must then run them."""
+    return _active is not None
 
 
 def note_call(network: str, samples: int = 1) -> None:
@@ -74,14 +89,6 @@ def replayed(key: Hashable, run: Callable[[], torch.Tensor]) -> torch.Tensor:
     return _active.replay(key, run)
 
 
-def _attention_flops(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> int:
-    *batch, tokens, depth = query.shape
-    heads = 1
-    for size in batch:
-        heads *= size
-    return 2 * heads * tokens * key.shape[-2] * (depth + value.shape[-1])
-
-
 def _attention_result(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Empty result in the layout of the fused kernels: [batch, tokens, heads, depth] in memory.
 
@@ -97,9 +104,8 @@ def _attention_result(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 class _Recording:
     """What a call counted, and how its result looks: to keep the result would keep it alive."""
 
-    flops: Counter[str]
+    operators: Counter[Call]
     calls: Counter[str]
-    launches: int
     host_device_bytes: int
     shape: torch.Size
     dtype: torch.dtype
@@ -122,25 +128,11 @@ class _Functions(TorchFunctionMode):
         query = kwargs.get("query", args[0] if args else None)
         key = kwargs.get("key", args[1] if len(args) > 1 else None)
         value = kwargs.get("value", args[2] if len(args) > 2 else None)
-        with self.counter.fused(_attention_flops(query, key, value)):
+        traffic = attention_traffic(query, key, value, self.counter.is_weight)
+        with self.counter.fused(attention_flops(query, key, value), traffic):
             if query.is_meta:
                 return _attention_result(query, value)
             return func(*args, **kwargs)
-
-
-class _Fused:
-    """Counts everything inside as one launch of known FLOPs."""
-
-    def __init__(self, counter: WorkCounter, flops: int) -> None:
-        self.counter, self.flops = counter, flops
-
-    def __enter__(self) -> None:
-        self.counter.depth += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.counter.depth -= 1
-        self.counter.add_flops(self.flops)
-        self.counter.launches += 1
 
 
 class _Operators(TorchDispatchMode):
@@ -171,9 +163,8 @@ class WorkCounter:
     """
 
     def __init__(self) -> None:
-        self.flops: Counter[str] = Counter()
+        self.operators: Counter[Call] = Counter()
         self.calls: Counter[str] = Counter()
-        self.launches = 0
         self.host_device_bytes = 0
         self.peak_bytes = 0
         self.depth = 0
@@ -197,19 +188,17 @@ class WorkCounter:
         """See `replayed`."""
         seen = self._recorded.get(key)
         if seen is not None:
-            self.flops.update(seen.flops)
+            self.operators.update(seen.operators)
             self.calls.update(seen.calls)
-            self.launches += seen.launches
             self.host_device_bytes += seen.host_device_bytes
             return torch.empty(seen.shape, dtype=seen.dtype, device="meta")
-        flops, calls = self.flops.copy(), self.calls.copy()
-        launches, parked = self.launches, self.host_device_bytes
+        operators, calls = self.operators.copy(), self.calls.copy()
+        parked = self.host_device_bytes
         result = run()
         if result.is_meta:
             self._recorded[key] = _Recording(
-                flops=self.flops - flops,
+                operators=self.operators - operators,
                 calls=self.calls - calls,
-                launches=self.launches - launches,
                 host_device_bytes=self.host_device_bytes - parked,
                 shape=result.shape,
                 dtype=result.dtype,
@@ -222,13 +211,24 @@ class WorkCounter:
             return nullcontext()
         return torch.autocast(self.autocast, torch.get_autocast_dtype(self.autocast))
 
-    def fused(self, flops: int) -> _Fused:
-        """Count the block as one launch of `flops`."""
-        return _Fused(self, flops)
+    @contextmanager
+    def fused(self, flops: int, traffic: Traffic) -> Iterator[None]:
+        """Count everything inside as one launch of known FLOPs and bytes."""
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
+        self.launched(flops, traffic)
 
-    def add_flops(self, flops: int) -> None:
-        """Add to the current stage."""
-        self.flops[self._stage] += flops
+    def launched(self, flops: int, traffic: Traffic) -> None:
+        """Add one operator to the current stage."""
+        moved = (traffic.ideal_bytes, traffic.eager_bytes, traffic.weight_bytes)
+        self.operators[(self._stage, traffic.kind, flops, *moved)] += 1
+
+    def is_weight(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor was there before the image."""
+        return tensor.untyped_storage()._cdata not in self._storages
 
     def __enter__(self) -> Self:
         global _active
@@ -249,13 +249,9 @@ class WorkCounter:
 
     def see(self, func: Any, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Count one operator and watch the storage it made."""
-        if not self.depth:
-            packet = func._overloadpacket
-            formula: Callable[..., int] | None = flop_registry.get(packet)
-            if formula is not None:
-                self.add_flops(formula(*args, **kwargs, out_val=result))
-            if not func.is_view and str(packet) not in _NO_KERNEL:
-                self.launches += 1
+        if not self.depth and not func.is_view and str(func._overloadpacket) not in _NO_KERNEL:
+            traffic = operator_traffic(func, args, kwargs, result, self.is_weight)
+            self.launched(operator_flops(func, args, kwargs, result), traffic)
         self._track(result, args, kwargs)
 
     def _track(self, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -289,10 +285,17 @@ class WorkCounter:
 
     def counts(self) -> WorkCounts:
         """What was counted."""
+        flops: Counter[str] = Counter()
+        for (stage, _, each, *_), count in self.operators.items():
+            if each:
+                flops[stage] += each * count
         return WorkCounts(
-            flops=dict(self.flops),
-            launches=self.launches,
+            flops=dict(flops),
+            launches=self.operators.total(),
             calls=dict(self.calls),
             host_device_bytes=self.host_device_bytes,
             peak_tensor_bytes=self.peak_bytes,
+            operators=tuple(
+                sorted(OperatorCount(*call, count) for call, count in self.operators.items())
+            ),
         )

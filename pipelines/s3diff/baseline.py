@@ -63,6 +63,9 @@ class S3DiffBaseline(S3DiffPipeline[BaselineOptions]):
             self.unet, self.vae, self.estimator, self.unet_modulator, self.vae_modulator,
         ):  # fmt: skip
             network.to(device).eval().requires_grad_(False)
+        if self.options.compile:
+            for network in (self.unet, self.vae.encoder, self.vae.decoder):
+                network.compile(dynamic=False)
         self.encode_prompt = PromptEncoder(checkpoint, device)
         self.alpha_bar = alpha_bar(TIMESTEP)
         self.autocast = precision is Precision.FP16

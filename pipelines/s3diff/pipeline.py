@@ -19,9 +19,11 @@ from pipelines.contract import (
     stage,
 )
 from pipelines.diffusion.color_fix import truncate_to_uint8
+from pipelines.diffusion.transfer import download, upload
 from pipelines.s3diff.architecture import Architecture
+from pipelines.s3diff.device import check_device
 from pipelines.s3diff.options import MIN_SIDE, VAE_DECODER_PAD, VAE_FACTOR, S3DiffOptions
-from pipelines.s3diff.steps import image_to_tensor, padded_size
+from pipelines.s3diff.steps import padded_size, pixels_to_tensor
 from pipelines.work import WorkCounter
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class S3DiffPipeline(ABC, Generic[OptionsT]):
         Precision.FP32: Tier.EXACT,
         Precision.FP16: Tier.REDUCED,
     }
+
+    pinned_transfers = False
 
     def __init__(self, options: OptionsT) -> None:
         self.options = options
@@ -80,6 +84,7 @@ class S3DiffPipeline(ABC, Generic[OptionsT]):
     def _load_checkpoint(
         self, checkpoint: Checkpoint, device: torch.device, precision: Precision
     ) -> None:
+        self.card = check_device(device)
         self.architecture = checkpoint.architecture
         self._device = device
         self._precision = precision
@@ -89,14 +94,16 @@ class S3DiffPipeline(ABC, Generic[OptionsT]):
     def prepare(self, height: int, width: int, scale: int) -> None:
         """Nothing to prepare: neither pipeline compiles."""
 
+    def decisions(self, height: int, width: int, scale: int) -> dict[str, str]:
+        """Nothing to choose."""
+        return {}
+
     def upscale(self, image: NDArray[np.uint8], scale: int, *, seed: int) -> NDArray[np.uint8]:
         """See `pipelines.contract.Pipeline.upscale`."""
         result = self._run(image, scale, seed, _ignore)
         with torch.inference_mode(), stage("postprocess"):
-            pixels: NDArray[np.uint8] = (
-                truncate_to_uint8(result).permute(1, 2, 0).contiguous().cpu().numpy()
-            )
-            return pixels
+            pixels = truncate_to_uint8(result).permute(1, 2, 0).contiguous()
+            return download(pixels, pinned=self.pinned_transfers)
 
     def upscale_float(
         self,
@@ -123,9 +130,10 @@ class S3DiffPipeline(ABC, Generic[OptionsT]):
                 f"image of {width}x{height} px: sides must be at least {MIN_SIDE} px"
             )
         with stage("preprocess"):
-            tensor = image_to_tensor(image, self._device)
+            pixels = upload(torch.from_numpy(image), self._device, pinned=self.pinned_transfers)
             noise = posterior_noise(seed, self._latent_shape(height, width, scale))
-            noise = noise.to(self._device)
+            noise = upload(noise, self._device, pinned=self.pinned_transfers)
+            tensor = pixels_to_tensor(pixels)
         return self._infer(tensor, scale, noise, observe)
 
     def _latent_shape(self, height: int, width: int, scale: int) -> tuple[int, int, int, int]:
@@ -143,6 +151,7 @@ class S3DiffPipeline(ABC, Generic[OptionsT]):
         twin._load_checkpoint(meta_checkpoint(self.architecture), meta, Precision.FP32)
         image = torch.empty(1, 3, height, width, device=meta)
         noise = torch.empty(twin._latent_shape(height, width, scale), device=meta)
+        twin.prepare(height, width, scale)
         with WorkCounter() as counter:
             twin._infer(image, scale, noise, _ignore)
         return counter.counts()

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 
 from pipelines.s3diff.options import SIZE_MULTIPLE, S3DiffOptions
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
-
-def image_to_tensor(image: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
-    """uint8 [H, W, 3] in host memory -> float32 [1, 3, H, W] in [0, 1] on the device."""
-    pixels = torch.from_numpy(image).to(device)
+def pixels_to_tensor(pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 [H, W, 3] -> float32 [1, 3, H, W] in [0, 1] on the same device."""
     return pixels.permute(2, 0, 1)[None].to(torch.float32).div(255)
 
 

@@ -25,6 +25,7 @@ PIPELINES = [
 
 PROGRAM = """
 import importlib, json, sys
+from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
 from pipelines.contract import Precision, WeightsSource
@@ -39,10 +40,11 @@ for case in sys.argv[5:]:
     tiles = ("latent_tile", "latent_overlap", "vae_encoder_tile", "vae_decoder_tile")
     options = {name: params[name] for name in tiles}
     found = {}
-    for fix in ("none", "wavelet", "adain"):
-        pipeline = pipeline_class(pipeline_class.Options(color_fix=fix, **options))
-        pipeline.load(source, torch.device("cpu"), Precision.FP32)
-        arguments = golden["lr"], params["scale"]
+    pipeline = pipeline_class(pipeline_class.Options(**options))
+    pipeline.load(source, torch.device("cpu"), Precision.FP32)
+    arguments = golden["lr"], params["scale"]
+    for fix in ("none", "wavelet", "adain"):  # only the last step reads it, not what is loaded
+        pipeline.options = replace(pipeline.options, color_fix=fix)
         found[fix] = pipeline.upscale(*arguments, seed=params["seed"])
     found["adain_float"] = pipeline.upscale_float(
         *arguments, seed=params["seed"], observe=lambda n, x: found.setdefault(n, x.numpy().copy())

@@ -5,15 +5,20 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
 from pipelines.diffusion import color_fix
+from pipelines.diffusion.attention import chunked_attention
+from pipelines.diffusion.graphs import Replayed
 from pipelines.diffusion.one_step import alpha_bar, predict_x0
-from pipelines.diffusion.tiling import gaussian_weights, vae_tiles
+from pipelines.diffusion.tiling import gaussian_weights, latent_tiles, vae_tiles
+from pipelines.diffusion.upsample import fold_upsample, upsample_conv
+from pipelines.s3diff.layers import Fusion, Upsample
 from pipelines.s3diff.lora import LoraMerger, ModulatedLora
-from pipelines.s3diff.optimized import S3DiffOptimized
+from pipelines.s3diff.noise_prediction import NoisePredictor, batches
 from pipelines.s3diff.options import LORA_ALPHA, OptimizedOptions
 from pipelines.s3diff.recipe import mini_architecture
 from pipelines.s3diff.tiled_vae import decoder_steps, encoder_steps, run_tiled
@@ -51,8 +56,11 @@ LAYERS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
 }
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_merged_weights_equal_the_low_rank_path(kind: str) -> None:
+def test_merged_weights_equal_the_low_rank_path(
+    kind: str, memory_format: torch.memory_format
+) -> None:
     layer, x = LAYERS[kind]()
     rank, weight = 4, layer.weight
     assert isinstance(weight, Tensor)
@@ -64,10 +72,15 @@ def test_merged_weights_equal_the_low_rank_path(kind: str) -> None:
     wanted = wrapped(x)
     network = nn.ModuleDict({"layer": layer})
     state = {"layer.weight": weight.detach().clone()}
+    layer.to(memory_format=memory_format)
     merger = LoraMerger(network, state, {"layer": pair}, rank, lambda _: 2)
     merger.merge(torch.randn_like(matrices))
     merger.merge(matrices)
     assert_same(layer(x), wanted)
+    merged = layer.weight
+    assert isinstance(merged, Tensor)
+    if merged.dim() == 4:
+        assert merged.is_contiguous(memory_format=memory_format)
 
 
 def test_the_transpose_matters() -> None:
@@ -82,21 +95,32 @@ def test_the_transpose_matters() -> None:
     assert float((one - wrapped(x)).abs().max()) > 0.1
 
 
-def _networks() -> tuple[Any, UNet]:
+def _networks(fusion: Fusion) -> tuple[Any, UNet]:
     config = mini_architecture().unet
     published = UNet2DConditionModel.from_config(config).eval()
-    ours = UNet(config, timestep=999).eval()
+    ours = UNet(config, 999, fusion).eval()
     ours.load_state_dict(published.state_dict())
     return published, ours
 
 
-@pytest.mark.parametrize("size", [(16, 16), (13, 19)])
-@pytest.mark.parametrize("share_prefix", [False, True])
-@pytest.mark.parametrize("fold_time", [False, True])
+PLAIN, FUSED = Fusion(), Fusion(norm=True, pointwise=True)
+
+
+@pytest.mark.parametrize(
+    ("size", "share_prefix", "fold_time", "fusion"),
+    [
+        ((16, 16), False, False, PLAIN),
+        ((16, 16), True, True, FUSED),
+        ((13, 19), True, False, FUSED),
+        ((13, 19), False, True, PLAIN),
+    ],
+)
 def test_unet_of_two_prompts_equals_two_published_calls(
-    size: tuple[int, int], *, share_prefix: bool, fold_time: bool
+    size: tuple[int, int], share_prefix: bool, fold_time: bool, fusion: Fusion
 ) -> None:
-    published, ours = _networks()
+    published, ours = _networks(fusion)
+    for layer in ours.upsamples() if fusion == FUSED else ():
+        layer.fold(torch.float64)
     width = mini_architecture().unet["cross_attention_dim"]
     latent, prompts = torch.randn(2, 4, *size), torch.randn(2, 77, width)
     wanted = torch.stack(
@@ -111,12 +135,15 @@ def test_unet_of_two_prompts_equals_two_published_calls(
     assert_same(ours(latent, text, share_prefix=share_prefix), wanted)
 
 
+@pytest.mark.parametrize("fusion", [PLAIN, FUSED])
 @pytest.mark.parametrize("tile", [5, 100])
-def test_lockstep_decoder_equals_the_published_tiled_vae(tile: int) -> None:
+def test_lockstep_decoder_equals_the_published_tiled_vae(tile: int, fusion: Fusion) -> None:
     config = mini_architecture().vae
     published = AutoencoderKL.from_config(config).eval()
-    ours = Vae(config).eval()
+    ours = Vae(config, fusion, chunked=fusion == FUSED).eval()
     ours.load_state_dict(published.state_dict())
+    for layer in ours.decoder.upsamples() if fusion == FUSED else ():
+        layer.fold(torch.float64)
     z = torch.randn(1, 4, 30, 25)
     tiles = vae_tiles(30, 25, tile, 11, numerator=8, denominator=1)
     wanted = (
@@ -127,11 +154,12 @@ def test_lockstep_decoder_equals_the_published_tiled_vae(tile: int) -> None:
     assert_same(run_lockstep(ours.decoder, z, tiles), wanted.double())
 
 
+@pytest.mark.parametrize("fusion", [PLAIN, FUSED])
 @pytest.mark.parametrize("tile", [48, 1024])
-def test_lockstep_encoder_equals_the_published_tiled_vae(tile: int) -> None:
+def test_lockstep_encoder_equals_the_published_tiled_vae(tile: int, fusion: Fusion) -> None:
     config = mini_architecture().vae
     published = AutoencoderKL.from_config(config).eval()
-    ours = Vae(config).eval()
+    ours = Vae(config, fusion).eval()
     ours.load_state_dict(published.state_dict())
     x = torch.rand(1, 3, 128, 160) * 2 - 1
     tiles = vae_tiles(128, 160, tile, 32, numerator=1, denominator=8)
@@ -143,29 +171,76 @@ def test_lockstep_encoder_equals_the_published_tiled_vae(tile: int) -> None:
     assert_same(run_lockstep(ours.encoder, x, tiles), wanted.double())
 
 
-def test_normalised_blend_equals_weighted_sums_over_norms() -> None:
-    pipeline = S3DiffOptimized(
-        OptimizedOptions(latent_tile=16, latent_overlap=6, tile_batch=3, cache_text_kv=False)
-    )
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_normalised_blend_equals_weighted_sums_over_norms(batch: int) -> None:
     latent = torch.randn(1, 4, 40, 24)
-    seen: list[Tensor] = []
-
-    def fake_network(tiles: Tensor, prompts: Any, text: Any) -> Tensor:
-        seen.extend(tiles)
-        return torch.sin(tiles * 3)
-
-    pipeline._guided = fake_network  # type: ignore[method-assign]
-    found = pipeline._predict_noise(latent, latent)
+    predictor = NoisePredictor(UNet(mini_architecture().unet, 999), OptimizedOptions(), torch.half)
+    predictor.replayed = Replayed(lambda tiles: torch.sin(tiles * 3))
+    found = predictor.predict(latent, latent_tiles(40, 24, 16, 6), batch)
     weights = gaussian_weights(16)
     total, norm = torch.zeros_like(latent), torch.zeros_like(latent)
-    tiles = iter(seen)
     for left in (0, 8):
         for top in (0, 10, 20, 24):
             window = (..., slice(top, top + 16), slice(left, left + 16))
-            assert torch.equal(next(tiles), latent[window][0])
             total[window] += torch.sin(latent[window] * 3) * weights
             norm[window] += weights
     assert_same(found, total / norm)
+
+
+def test_batches_are_as_equal_as_can_be() -> None:
+    assert batches(28, 8) == [(0, 7), (7, 14), (14, 21), (21, 28)]
+    assert batches(15, 8) == [(0, 8), (8, 15)]
+    assert batches(3, 8) == [(0, 3)]
+
+
+@pytest.mark.parametrize("size", [(7, 5), (1, 1), (8, 16)])
+def test_folded_upsampling_equals_upsampling_and_convolution(size: tuple[int, int]) -> None:
+    x, weight, bias = torch.randn(2, 6, *size), torch.randn(9, 6, 3, 3), torch.randn(9)
+    wanted = F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, bias, padding=1)
+    assert_same(upsample_conv(x, fold_upsample(weight), bias), wanted)
+
+
+@pytest.mark.parametrize("size", [(14, 10), (13, 10)])
+def test_an_odd_size_falls_back_from_the_folded_weight(size: tuple[int, int]) -> None:
+    layer = Upsample(6)
+    x = torch.randn(1, 6, 7, 5)
+    wanted = layer(x, size)
+    layer.fold(torch.float64)
+    assert_same(layer(x, size), wanted)
+    layer.conv.weight.data.mul_(2)
+    layer.fold(torch.float64)
+    assert_same(layer(x, size), 2 * wanted - layer.conv.bias[:, None, None])
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100])
+def test_attention_in_chunks_equals_attention(chunk: int) -> None:
+    query, key, value = torch.randn(3, 1, 33, 16)
+    wanted = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+    assert_same(chunked_attention(query, key, value, chunk), wanted)
+
+
+def test_stacked_layers_give_queries_keys_and_values_in_one_product() -> None:
+    network = UNet(mini_architecture().unet, 999)
+    names = [f"{p}.{n}" for p, m in network.named_modules() if p.endswith("attn1")
+             for n in ("to_q", "to_k", "to_v")]  # fmt: skip
+    pairs = {}
+    for name in names:
+        width = network.get_submodule(name).in_features
+        pairs[name] = LoraPair(torch.randn(4, width), torch.randn(width, 4))
+    state = {k: v.clone() for k, v in network.state_dict().items()}
+    merger = LoraMerger(network, state, pairs, 4, lambda _: 0)
+    matrices = torch.randn(1, 1, 4, 4)
+    merger.merge(matrices)
+    attention = network.mid_block.attentions[0].block.attn1
+    x = torch.randn(2, 9, attention.to_q.in_features)
+    wanted = attention(x)
+    network.fuse_qkv(merger.stacked)
+    attention.to_q, attention.to_k, attention.to_v = None, None, None
+    assert_same(attention(x), wanted)
+    merger.merge(2 * matrices)
+    assert float((attention(x) - wanted).abs().max()) > 1e-3
+    with pytest.raises(ValueError, match="not stacked"):
+        merger.stacked([names[1], names[0]])
 
 
 def test_telescoped_wavelet_equals_two_decompositions() -> None:
