@@ -50,6 +50,19 @@ BUILT_IN = {
             "pipelines.s3diff.optimized:S3DiffOptimized",
             "pipelines.s3diff.options:OptimizedOptions",
         ),
+        *(
+            Entry(
+                f"s3diff-{variant}",
+                f"pipelines.s3diff.variants:S3Diff{name}",
+                f"pipelines.s3diff.variant_options:{name}Options",
+            )
+            for variant, name in (
+                ("tile128", "Tile128"),
+                ("untiled-vae", "UntiledVae"),
+                ("true-groupnorm", "TrueGroupNorm"),
+                ("int8-negative", "Int8Negative"),
+            )
+        ),
     )
 }
 
