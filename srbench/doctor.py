@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from srbench.config import Settings
 from srbench.doctor_card import Finding, examine_card
 from srbench.errors import SrbenchError
 from srbench.fingerprint import cpu_model, package_versions, usable_cores
-from srbench.nvml import list_gpus
+from srbench.nvml import Gpu, list_gpus
+from srbench.outcome import one_line
 from srbench.store import check_writable
 
 SYNTHETIC_BYTES = 6e9
@@ -78,6 +80,25 @@ def _gpu() -> Iterator[Finding]:
         yield Finding("gpu", "warn", "none found; runs measure on the CPU")
         return
     yield from examine_card(gpus[0])
+    yield torch_finding(gpus[0])
+
+
+_ASK_TORCH = """
+import torch
+torch.cuda.init()
+print(torch.cuda.get_device_name())
+"""
+
+
+def torch_finding(gpu: Gpu) -> Finding:
+    """Whether torch can really use the card, asked in a process of its own: it takes seconds."""
+    command = [sys.executable, "-c", _ASK_TORCH]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode == 0:
+        return Finding("torch on the card", "ok", answer.stdout.strip())
+    said = answer.stderr.strip().splitlines()
+    why = one_line(said[-1] if said else f"exit code {answer.returncode}")
+    return Finding("torch on the card", "bad", f"the driver shows {gpu.name}, torch says: {why}")
 
 
 def _weights(name: str | None) -> Finding:

@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from srbench.nvml import Gpu, Monitor, driver_facts
+from srbench.errors import InfrastructureError
+from srbench.nvml import Gpu, Monitor, ask, driver_facts, library
 from srbench.probes.card import CardSettings, card_settings
 from srbench.probes.disturbance import exclusive, throttle_names
 from srbench.profiles import profile_of
@@ -33,6 +34,9 @@ class Finding:
     detail: str
 
 
+FULL_CAPABILITY = (8, 0)
+"""The least that the fused kernels and flash attention need."""
+
 WATCH_S = 1.5
 """Longer than the driver's sampling period of utilisation, so that a process that just ended is
 not taken for one that computes."""
@@ -47,6 +51,7 @@ def examine_card(gpu: Gpu, watch_s: float = WATCH_S) -> Iterator[Finding]:
         f"{gpu.name}, {gpu.memory_bytes / 2**30:.0f} GiB, profile {profile_of(gpu).name}",
     )
     yield driver_finding(facts.get("driver"), facts.get("cuda_driver"), torch_cuda())
+    yield capability_finding(compute_capability(gpu.uuid))
     yield from setting_findings(card_settings(gpu.uuid))
     try:
         monitor = Monitor(gpu.uuid)
@@ -73,21 +78,75 @@ def torch_cuda() -> str | None:
     return match.group(1) if match else ""
 
 
-def driver_finding(driver: str | None, driver_cuda: str | None, built_for: str | None) -> Finding:
-    """Whether the driver can run the torch that is installed: an equal CUDA major is enough."""
-    found = f"{driver or 'unknown'}, CUDA {driver_cuda or 'unknown'}"
+def driver_misfit(driver: str | None, driver_cuda: str | None, built_for: str | None) -> str | None:
+    """Why torch cannot use a card with this driver; None when it can, or when that is not known.
+
+    Args:
+        driver: Version of the driver.
+        driver_cuda: Newest CUDA that it supports, `12.8`.
+        built_for: Of `torch_cuda`.
+    """
     if built_for is None:
-        return Finding("driver", "bad", f"{found}; torch is not installed")
+        return "torch is not installed"
     if not built_for:
-        return Finding(
-            "driver", "bad", f"{found}; torch is a build without CUDA: install one with it"
-        )
-    detail = f"{found}, torch is built for {built_for}"
+        return "torch is a build without CUDA: install one with it"
+    if driver_cuda is None or _major(driver_cuda) >= _major(built_for):
+        return None
+    return (
+        f"driver {driver or 'unknown'} supports CUDA {driver_cuda}, this torch needs {built_for}: "
+        f"update the driver, or install a torch built for CUDA {_major(driver_cuda)}"
+    )
+
+
+def _major(version: str) -> int:
+    """Newer toolkits of one major version run on every driver of it."""
+    return int(version.split(".")[0])
+
+
+def driver_finding(driver: str | None, driver_cuda: str | None, built_for: str | None) -> Finding:
+    """Whether the driver can run the torch that is installed."""
+    if why := driver_misfit(driver, driver_cuda, built_for):
+        return Finding("driver", "bad", why)
+    found = (
+        f"{driver or 'unknown'}, CUDA {driver_cuda or 'unknown'}, torch is built for {built_for}"
+    )
     if driver_cuda is None:
-        return Finding("driver", "warn", f"{detail}; whether they fit is not known")
-    if int(driver_cuda.split(".")[0]) < int(built_for.split(".")[0]):
-        return Finding("driver", "bad", f"{detail}: update the driver or install an older torch")
-    return Finding("driver", "ok", detail)
+        return Finding("driver", "warn", f"{found}; whether they fit is not known")
+    return Finding("driver", "ok", found)
+
+
+def require_driver(gpu: Gpu) -> None:
+    """Refuse a card that the installed torch cannot use, before anything is prepared for it.
+
+    Raises:
+        InfrastructureError: The driver is too old for it, or torch is a build without CUDA.
+    """
+    facts = driver_facts(gpu.uuid)
+    if why := driver_misfit(facts.get("driver"), facts.get("cuda_driver"), torch_cuda()):
+        raise InfrastructureError(f"{gpu.name}: {why}; `--gpu cpu` measures on the CPU")
+
+
+def compute_capability(uuid: str) -> tuple[int, int] | None:
+    """Of a card, (9, 0) for an H100; None where the driver does not tell."""
+    with library() as nvml:
+        handle = None if nvml is None else ask(nvml, "nvmlDeviceGetHandleByUUID", uuid)
+        if nvml is None or handle is None:
+            return None
+        found = ask(nvml, "nvmlDeviceGetCudaComputeCapability", handle)
+    return None if found is None else (int(found[0]), int(found[1]))
+
+
+def capability_finding(capability: tuple[int, int] | None) -> Finding:
+    """Whether the card has what the optimized pipelines are written for."""
+    if capability is None:
+        return _unknown("compute capability")
+    found = ".".join(map(str, capability))
+    if capability >= FULL_CAPABILITY:
+        return Finding("compute capability", "ok", found)
+    return Finding(
+        "compute capability", "warn", f"{found}, below 8.0: no fused kernels and no flash "
+        "attention, PyTorch's own operators compute instead and figures are those of an old card",
+    )  # fmt: skip
 
 
 def setting_findings(settings: CardSettings) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Mapping, Sequence
@@ -22,14 +23,17 @@ class Warmup:
         first: Most images for the first case of a worker, which also pays for one-time set-up.
         later: Most images for its other cases.
         until_steady: Stop as soon as the last five agree with the five before.
+        seconds: Stop after two images or more that took this long together: a card warms with time,
+            and ten images of 20 s would be most of a run.
     """
 
     first: int
     later: int
     until_steady: bool
+    seconds: float = math.inf
 
 
-CUDA_WARMUP = Warmup(first=20, later=20, until_steady=True)
+CUDA_WARMUP = Warmup(first=20, later=20, until_steady=True, seconds=30.0)
 CPU_WARMUP = Warmup(first=2, later=1, until_steady=False)
 
 
@@ -127,7 +131,7 @@ def is_warm(
     *,
     first_case: bool,
 ) -> bool:
-    """Whether the discarded images are enough: steady, or as many as are granted.
+    """Whether the discarded images are enough: steady, or as many or as long as is granted.
 
     Steady means that the median of the last five is within 1 % of the median of the five before,
     and that the card's clock stands still.
@@ -139,6 +143,8 @@ def is_warm(
         first_case: Whether the worker pays for one-time set-up.
     """
     if len(latencies_ms) >= (warmup.first if first_case else warmup.later):
+        return True
+    if len(latencies_ms) >= 2 and sum(latencies_ms) / 1000 >= warmup.seconds:
         return True
     if not warmup.until_steady or len(latencies_ms) < 2 * STEADY_WINDOW:
         return False
@@ -168,5 +174,6 @@ def estimate_seconds(
             seconds = image_s.get((case, arm))
             if seconds is None:
                 return None
-            total += seconds * (plan.blocks * (plan.pairs + warmup) + solo_images)
+            long_enough = max(min(2, warmup), math.ceil(min(warmup, plan.warmup.seconds / seconds)))
+            total += seconds * (plan.blocks * (plan.pairs + long_enough) + solo_images)
     return total

@@ -1,88 +1,137 @@
-"""Both pipelines on a CUDA device."""
+"""Both pipelines on a CUDA device: the pictures of the CPU, with every option on and each off."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipelines.contract import Precision, WeightsSource
-from pipelines.s3diff.baseline import S3DiffBaseline
-from pipelines.s3diff.optimized import S3DiffOptimized
-from pipelines.s3diff.options import BaselineOptions, OptimizedOptions
-from pipelines.s3diff.weight_sources import resolve_weights
-from srbench.cases import Case
-from srbench.inputs import case_input
+from pipelines.s3diff.device import check_device
+from pipelines.s3diff.options import OPTIMIZED_RUNGS
+from srbench.fidelity.blocks import ErrorMap
+from srbench.fidelity.floats import psnr_float, relative_l2
+from tests.gpu.painting import TILES, Painted, eight_bit, loaded, paint, pixels
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
 ]
-TILES = {
-    "latent_tile": 32,
-    "latent_overlap": 8,
-    "vae_encoder_tile": 192,
-    "vae_decoder_tile": 16,
-}
+NEEDED_BY = {"batch_prompts": ("share_prefix",), "merge_lora": ("overlap_merge",)}
+"""Option -> those that may not stay on without it."""
+
+NOTHING = OPTIMIZED_RUNGS[0].options
+SWITCHES = [key for rung in OPTIMIZED_RUNGS[1:] if not rung.on_top for key in rung.options]
 
 
 @pytest.fixture(scope="module")
-def weights() -> WeightsSource:
-    return resolve_weights("mini", "cuda")
-
-
-def _run(
-    kind: type, options: object, weights: WeightsSource, device: str, precision: Precision
-) -> tuple[np.ndarray, np.ndarray]:
-    pipeline = kind(options)
-    pipeline.load(weights, torch.device(device), precision)
-    eps: list[torch.Tensor] = []
-    picture = pipeline.upscale_float(
-        case_input(Case.parse("96x80x4"), None).pixels,
-        4,
-        seed=3,
-        observe=lambda name, x: eps.append(x.float().cpu()) if name == "eps" else None,
-    )
-    return picture, eps[0].numpy()
-
-
-def _psnr(a: np.ndarray, b: np.ndarray) -> float:
-    return float(-10 * np.log10(np.mean((a.astype(np.float64) - b) ** 2) + 1e-16))
+def reference(weights: WeightsSource) -> Painted:
+    return paint(loaded("baseline", weights, "cpu", Precision.FP32))
 
 
 @pytest.fixture(scope="module")
-def reference(weights: WeightsSource) -> tuple[np.ndarray, np.ndarray]:
-    options = BaselineOptions(**TILES)
-    return _run(S3DiffBaseline, options, weights, "cpu", Precision.FP32)
+def published(weights: WeightsSource) -> Painted:
+    return paint(loaded("baseline", weights, "cuda", Precision.FP16))
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [(S3DiffBaseline, BaselineOptions), (S3DiffOptimized, OptimizedOptions)],
-)
-def test_fp32_equals_the_cpu(
-    kind: type, options: type, weights: WeightsSource, reference: tuple[np.ndarray, np.ndarray]
-) -> None:
+@pytest.fixture(autouse=True)
+def _fp32_arithmetic() -> Iterator[None]:
+    before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
-    picture, eps = _run(kind, options(**TILES), weights, "cuda", Precision.FP32)
-    assert np.linalg.norm(eps - reference[1]) / np.linalg.norm(reference[1]) <= 1e-4
-    assert _psnr(picture, reference[0]) >= 60
+    yield
+    torch.backends.cudnn.allow_tf32 = before
 
 
-def test_fp16_is_no_worse_than_the_baselines_own(
-    weights: WeightsSource, reference: tuple[np.ndarray, np.ndarray]
+def without(switch: str) -> dict[str, str]:
+    """Everything on but one option and what needs it."""
+    off = (switch, *NEEDED_BY.get(switch, ()))
+    return {**TILES, **{key: NOTHING[key] for key in off}}
+
+
+def assert_exact(found: Painted, reference: Painted) -> None:
+    assert np.isfinite(found.picture).all()
+    assert relative_l2(reference.eps, found.eps) <= 1e-4
+    assert psnr_float(reference.picture, found.picture) >= 60
+
+
+def assert_reduced(found: Painted, published: Painted, reference: Painted) -> None:
+    """The tier of fp16: no worse than the published arithmetic, and close to it."""
+    assert np.isfinite(found.picture).all()
+    allowed = 1.05 * relative_l2(reference.eps, published.eps)
+    assert relative_l2(reference.eps, found.eps) <= allowed
+    floor = psnr_float(reference.picture, published.picture) - 0.5
+    assert psnr_float(reference.picture, found.picture) >= floor
+    assert psnr_float(published.picture, found.picture) >= 40
+    errors = ErrorMap(eight_bit(published.picture), eight_bit(found.picture))
+    assert errors.worst_block().psnr_db >= 30
+
+
+@pytest.mark.parametrize("kind", ["baseline", "optimized"])
+def test_fp32_equals_the_cpu(kind: str, weights: WeightsSource, reference: Painted) -> None:
+    assert_exact(paint(loaded(kind, weights, "cuda", Precision.FP32)), reference)
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_fp32_equals_the_cpu_without_an_option(
+    switch: str, weights: WeightsSource, reference: Painted
 ) -> None:
-    published = _run(S3DiffBaseline, BaselineOptions(**TILES), weights, "cuda", Precision.FP16)
-    ours = _run(S3DiffOptimized, OptimizedOptions(**TILES), weights, "cuda", Precision.FP16)
-    assert np.linalg.norm(ours[1] - reference[1]) <= 1.05 * np.linalg.norm(
-        published[1] - reference[1]
-    )
-    assert _psnr(ours[0], reference[0]) >= 40
-    assert _psnr(ours[0], reference[0]) >= _psnr(published[0], reference[0]) - 0.5
+    pipeline = loaded("optimized", weights, "cuda", Precision.FP32, without(switch))
+    assert_exact(paint(pipeline), reference)
 
 
-def test_the_image_stays_on_the_device(weights: WeightsSource) -> None:
+def test_fp32_equals_the_cpu_with_everything_off(
+    weights: WeightsSource, reference: Painted
+) -> None:
+    pipeline = loaded("optimized", weights, "cuda", Precision.FP32, {**TILES, **NOTHING})
+    assert_exact(paint(pipeline), reference)
+
+
+def test_fp16_keeps_its_tier(
+    weights: WeightsSource, published: Painted, reference: Painted
+) -> None:
+    found = paint(loaded("optimized", weights, "cuda", Precision.FP16))
+    assert_reduced(found, published, reference)
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_fp16_keeps_its_tier_without_an_option(
+    switch: str, weights: WeightsSource, published: Painted, reference: Painted
+) -> None:
+    found = paint(loaded("optimized", weights, "cuda", Precision.FP16, without(switch)))
+    assert_reduced(found, published, reference)
+
+
+@pytest.mark.filterwarnings("default")  # the compiler's own
+@pytest.mark.parametrize("kind", ["baseline", "optimized"])
+def test_compiled_it_paints_the_same(
+    kind: str, weights: WeightsSource, published: Painted, reference: Painted
+) -> None:
+    options = {**TILES, "compile": "true"}
+    pipeline = loaded(kind, weights, "cuda", Precision.FP16, options)
+    height, width = pixels().shape[:2]
+    pipeline.prepare(height, width, 4)
+    assert_reduced(paint(pipeline), published, reference)
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_the_same_picture_twice(precision: Precision, weights: WeightsSource) -> None:
+    """Also after another image: nothing of an image stays for the next one."""
+    pipeline = loaded("optimized", weights, "cuda", precision)
+    image = pixels()
+    pipeline.prepare(*image.shape[:2], 4)
+    first = pipeline.upscale(image, 4, seed=3)
+    other = pipeline.upscale(image[::-1].copy(), 4, seed=4)
+    assert not np.array_equal(first, other)
+    assert np.array_equal(pipeline.upscale(image, 4, seed=3), first)
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_the_image_stays_on_the_device(*, prepared: bool, weights: WeightsSource) -> None:
     """Nothing inside the optimized image waits for the host."""
-    pipeline = S3DiffOptimized(OptimizedOptions(**TILES))
-    pipeline.load(weights, torch.device("cuda"), Precision.FP16)
+    pipeline = loaded("optimized", weights, "cuda", Precision.FP16)
+    if prepared:
+        pipeline.prepare(80, 96, 4)
     image = torch.rand(1, 3, 80, 96, device="cuda")
     noise = torch.randn(pipeline._latent_shape(80, 96, 4), device="cuda")
     with torch.inference_mode():
@@ -93,3 +142,30 @@ def test_the_image_stays_on_the_device(weights: WeightsSource) -> None:
             pipeline._infer(image, 4, noise, lambda name, x: None)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_card_is_known() -> None:
+    card = check_device(torch.device("cuda"))
+    assert card.capability == torch.cuda.get_device_capability()
+    assert card.name in card.remark
+
+
+@pytest.mark.parametrize("side", [96, 48, 24, 12])
+@pytest.mark.parametrize("keys", [None, 77], ids=["self", "cross"])
+def test_flash_attention_takes_the_shapes_of_the_unet(side: int, keys: int | None) -> None:
+    if not check_device(torch.device("cuda")).has_kernels:
+        pytest.skip("flash attention needs sm80")
+    heads = {96: 5, 48: 10, 24: 20, 12: 20}[side]
+    query = torch.randn(2, heads, side * side, 64, device="cuda", dtype=torch.float16)
+    count = keys or side * side
+    key, value = torch.randn(2, 2, heads, count, 64, device="cuda", dtype=torch.float16)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION]):
+        found = attention(query, key, value)
+    with sdpa_kernel([SDPBackend.MATH]):
+        # In pieces of queries: all scores of the largest shape in float32 would be gigabytes.
+        truth = torch.cat(
+            [attention(part, key.float(), value.float()) for part in query.float().split(1024, 2)],
+            2,
+        )
+    assert (found - truth).norm() <= 3e-3 * truth.norm()

@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 
 from srbench.config import Settings
-from srbench.doctor import cpu_finding, examine
+from srbench.doctor import cpu_finding, examine, torch_finding
 from srbench.doctor_card import (
     Finding,
     driver_finding,
     energy_finding,
     examine_card,
+    require_driver,
     setting_findings,
     torch_cuda,
 )
+from srbench.errors import ExitCode, InfrastructureError
 from srbench.nvml import Gpu
+from srbench.preparation import prepare_run
 from srbench.probes.card import CardSettings, card_settings
 from tests.fake_nvml import GIB, HEALTHY, UUID, FakeNvml
 
@@ -63,7 +66,9 @@ def test_a_healthy_card_has_nothing_to_complain_of(card: FakeNvml) -> None:
         ("nvmlDeviceGetTotalEnergyConsumption", 7, "energy counter", "warn", "does not advance"),
         ("nvmlDeviceGetCurrentClocksEventReasons", 0x21, "clock reasons", "warn", "software therm"),
         ("nvmlDeviceGetCurrentClocksEventReasons", 0x1, "clock reasons", "ok", "no slow-down"),
-        ("nvmlSystemGetCudaDriverVersion_v2", 9020, "driver", "bad", "CUDA 9.2.*update the driver"),
+        ("nvmlSystemGetCudaDriverVersion_v2", 9020, "driver", "bad", "supports CUDA 9.2.*update"),
+        ("nvmlDeviceGetCudaComputeCapability", (7, 5), "compute capability", "warn", "7.5, below"),
+        ("nvmlDeviceGetCudaComputeCapability", (8, 6), "compute capability", "ok", "^8.6$"),
         (
             "nvmlDeviceGetMemoryInfo",
             SimpleNamespace(total=24 * GIB, used=12 * GIB),
@@ -129,6 +134,38 @@ def test_a_card_that_is_gone_is_bad(card: FakeNvml) -> None:
 )
 def test_torch_and_the_driver(driver_cuda: str | None, built_for: str | None, word: str) -> None:
     assert driver_finding("580", driver_cuda, built_for).word == word
+
+
+@pytest.mark.parametrize("gpu", ["auto", "a10"])
+def test_a_run_refuses_a_driver_too_old(card: FakeNvml, tmp_path: Path, gpu: str) -> None:
+    card.answers["nvmlSystemGetCudaDriverVersion_v2"] = 11040
+    built_for = torch_cuda()
+    if not built_for:
+        pytest.skip("torch is a build without CUDA here")
+    with pytest.raises(InfrastructureError) as refusal:
+        require_driver(A10)
+    assert refusal.value.exit_code == ExitCode.INFRASTRUCTURE
+    text = str(refusal.value)
+    assert f"driver 580.65.06 supports CUDA 11.4, this torch needs {built_for}" in text
+    assert "update the driver" in text
+    assert "\n" not in text
+    with pytest.raises(InfrastructureError, match=r"supports CUDA 11\.4"):
+        prepare_run(Settings(gpu=gpu, out=tmp_path / "results"), lambda _: None)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_driver_that_fits_is_let_through(card: FakeNvml) -> None:
+    card.answers["nvmlSystemGetCudaDriverVersion_v2"] = 99000
+    require_driver(A10)
+    card.lacks("nvmlSystemGetCudaDriverVersion_v2")
+    require_driver(A10)
+
+
+def test_a_card_that_torch_does_not_see_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    finding = torch_finding(A10)
+    assert finding.word == "bad"
+    assert finding.detail.startswith("the driver shows NVIDIA A10, torch says: ")
 
 
 def test_what_torch_is_built_for_is_read_without_it() -> None:
