@@ -10,6 +10,7 @@ from typing import TypeVar
 from pipelines.contract import WeightsSource
 from srbench.armspec import ArmSpec, parse_arm
 from srbench.inputs import CaseInput
+from srbench.ladder.arms import LadderArm
 from srbench.outcome import Failure, Outcome
 from srbench.plan import Plan
 from srbench.protocol import Describe, Described, Load, Loaded
@@ -36,6 +37,7 @@ class Job:
         arms: Arm name -> what it is; an arm that is missing here is the pipeline of its name.
         pairing: `interleaved` or `block`, see `srbench.records.RunRecord`.
         judge: How the worker that compares pictures is started.
+        ladder: Of a ladder, its arms; then only what is looked at in one is gathered beside times.
     """
 
     plan: Plan
@@ -50,6 +52,7 @@ class Job:
     arms: Mapping[str, ArmSpec] = field(default_factory=dict)
     pairing: str = "interleaved"
     judge: Launch = field(default_factory=Launch)
+    ladder: tuple[LadderArm, ...] = ()
 
     def arm(self, name: str) -> ArmSpec:
         """What the arm of that name is."""

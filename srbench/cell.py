@@ -18,6 +18,7 @@ class Draft:
     """What is known so far; the attributes are those of `CellRecord`."""
 
     prepare_ms: float | None = None
+    decisions: dict[str, str] = field(default_factory=dict)
     load_ms: float | None = None
     warmup_ms: list[float] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
@@ -43,6 +44,7 @@ class Draft:
             reason=self.failure.reason if self.failure else None,
             load_ms=self.load_ms,
             prepare_ms=self.prepare_ms,
+            decisions=self.decisions,
             warmup_ms=self.warmup_ms,
             samples=[sample.to_json() for sample in self.samples],
             **alone,
@@ -60,6 +62,7 @@ def warm_up(arm: Arm, case: Case, request: Upscale, warmup: Warmup, draft: Draft
         draft.failure = reply
         return
     draft.prepare_ms = reply.prepare_ms
+    draft.decisions = reply.decisions
     first = arm.cases_measured == 0
     readings: list[dict[str, Any]] = []
     while not is_warm(draft.warmup_ms, readings, warmup, first_case=first):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +15,15 @@ from srbench.cases import Case
 from srbench.cell import Draft
 from srbench.errors import InfrastructureError
 from srbench.gallery import Gallery
-from srbench.opening import describe_all, fit_together, load_all, require_exclusive
+from srbench.opening import (
+    Facts,
+    arms_to_load,
+    describe_all,
+    fit_together,
+    load_all,
+    require_exclusive,
+    started_together,
+)
 from srbench.outcome import Failure
 from srbench.probes.disturbance import disturbances, tags
 from srbench.protocol import Alone, Described, Upscale
@@ -43,21 +50,6 @@ class Observer(Protocol):
 
     def note(self, text: str) -> None:
         """Something that a person at the terminal should read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What the pipelines say of themselves before anything is measured.
-
-    Attributes:
-        described: Arm name -> facts.
-        tf32: Whether TF32 arithmetic is allowed in any arm.
-        pairing: `interleaved`, or `block` where the arms do not fit on the device together.
-    """
-
-    described: dict[str, Described]
-    tf32: bool
-    pairing: str
 
 
 class Coordinator:
@@ -103,16 +95,29 @@ class Coordinator:
         """
         if self._job.gpu_uuid is not None:
             require_exclusive(self._job.gpu_uuid)
+        if self._pairing == "block":
+            return self._open_one_by_one()
         arms = self._workers()
         described = describe_all(arms, self._job.precision)
-        load_all(arms, one_by_one=self._pairing == "block")
-        together = self._job.device == "cuda" and self._pairing == "interleaved"
-        if together and not fit_together(arms, self._job.plan.cases):
+        load_all(arms, one_by_one=False)
+        if self._job.device == "cuda" and not fit_together(arms, self._job.plan.cases):
             self._pairing = "block"
             self._observer.note("the arms do not fit on the card together: one after the other")
-        if self._pairing == "block":
             self.close_workers()
         return Facts(described, any(arm.tf32 for arm in arms.values()), self._pairing)
+
+    def _open_one_by_one(self) -> Facts:
+        """A few workers at a time, of which one has loaded weights."""
+        described: dict[str, Described] = {}
+        tf32 = False
+        loading = arms_to_load(self._job)
+        for names in started_together(self._job.plan.arms):
+            arms = self._workers(*names)
+            described |= describe_all(arms, self._job.precision)
+            load_all({name: arms[name] for name in names if name in loading}, one_by_one=True)
+            tf32 = tf32 or any(arm.tf32 for arm in arms.values())
+            self.close_workers()
+        return Facts(described, tf32, self._pairing)
 
     def run(
         self,
@@ -148,14 +153,21 @@ class Coordinator:
 
     def pictures(self, case: str) -> dict[str, Alone | Failure]:
         """What each arm made of a case in the solo phase, made now if this process has not."""
+        self.paint([case])
+        return {name: self.gallery.alone[case, name] for name in self._job.plan.arms}
+
+    def paint(self, cases: Iterable[str]) -> None:
+        """Make what this process has not of the solo phases of some cases, arm by arm."""
         alone = self.gallery.alone
+        wanted = list(cases)
         for name in self._job.plan.arms:
-            if (case, name) not in alone:
+            for case in wanted:
+                if (case, name) in alone:
+                    continue
                 if name not in self._arms and self._pairing == "block":
                     self.close_workers()
                 only = (name,) if self._pairing == "block" else ()
                 alone[case, name] = self.gallery.solo(self._workers(*only)[name], case)
-        return {name: alone[case, name] for name in self._job.plan.arms}
 
     @property
     def folder(self) -> Path:

@@ -48,8 +48,18 @@ def count_work(
     assignments: Mapping[str, dict[str, str]],
     cases: Sequence[Case],
     timeout_s: float,
+    request: type[CountWork] = CountWork,
+    first: Message | None = None,
 ) -> Counting:
     """Count one image of the full-size architecture, each arm in a worker of its own.
+
+    Args:
+        arms: Arms.
+        assignments: Of `srbench.registry.split_assignments`.
+        cases: Cases.
+        timeout_s: Seconds one answer may take.
+        request: What is counted: `CountWork`, or a request that is answered with more.
+        first: Asked of every worker before it counts, such as `Load`.
 
     Raises:
         UsageError: An arm, option or size is refused.
@@ -63,15 +73,21 @@ def count_work(
         for number, arm in enumerate(arms):
             worker = workers[arm.name] = WorkerProcess(folder / f"{number}.log", arm.launch)
             stack.callback(worker.kill)
-            request = Describe(arm=arm.name, pipeline=arm.pipeline, assignments=dict(assignments))
-            worker.send(request)
+            worker.send(
+                Describe(arm=arm.name, pipeline=arm.pipeline, assignments=dict(assignments))
+            )
         for name, worker in workers.items():
             reply = _answer(worker, name, timeout_s)
             assert isinstance(reply, Described)
             described[name] = reply
+        if first is not None:
+            for worker in workers.values():
+                worker.send(first)
+            for name, worker in workers.items():
+                _answer(worker, name, timeout_s)
         for case in cases:
             for worker in workers.values():
-                worker.send(CountWork(width=case.width, height=case.height, scale=case.scale))
+                worker.send(request(width=case.width, height=case.height, scale=case.scale))
             for name, worker in workers.items():
                 counted = _answer(worker, name, timeout_s)
                 assert isinstance(counted, Counted)

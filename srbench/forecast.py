@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +30,22 @@ class Forecast:
     source: str
 
 
-def forecast(plan: Plan, profile: Profile, results: Path) -> Forecast:
-    """Expected duration from the newest run that knows all cells, else from published times."""
+def forecast(
+    plan: Plan,
+    profile: Profile,
+    results: Path,
+    predicted: Mapping[tuple[str, str], float] | None = None,
+) -> Forecast:
+    """Expected duration from what knows all cells best.
+
+    That is the newest run, else predictions, else published times.
+
+    Args:
+        plan: Of the run to come.
+        profile: Where it is measured.
+        results: Folder of earlier runs.
+        predicted: (case, arm) -> predicted seconds an image.
+    """
     for path in reversed(list_runs(results)):
         if path.parent.name != profile.name:
             continue
@@ -48,6 +63,9 @@ def forecast(plan: Plan, profile: Profile, results: Path) -> Forecast:
         seconds = estimate_seconds(plan, times, load_s)
         if seconds is not None:
             return Forecast(seconds, f"times of {run.head.run_id}")
+    seconds = estimate_seconds(plan, predicted or {}, START_S)
+    if seconds is not None:
+        return Forecast(seconds, "predicted times, nothing was measured yet")
     published = {
         (case, arm): seconds for case, seconds in profile.original_s.items() for arm in plan.arms
     }

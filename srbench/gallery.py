@@ -51,7 +51,9 @@ class Gallery:
 
     def solo(self, arm: Arm, case: str) -> Alone | Failure:
         """Have an arm measured alone and its judged picture made."""
-        baseline = arm.name == self._job.plan.arms[0]
+        # What a single picture does not tell is asked of runs, which are judged by it.
+        thorough = not self._job.ladder
+        varied = thorough and arm.name == self._job.plan.arms[0]
         return arm.ask(
             Alone,
             Solo(
@@ -59,7 +61,8 @@ class Gallery:
                 scale=Case.parse(case).scale,
                 seed=self._job.noise_seed,
                 outputs=self._outputs(arm, case, "alone"),
-                other_seed=self._job.noise_seed + 1 if baseline else None,
+                other_seed=self._job.noise_seed + 1 if varied else None,
+                thorough=thorough,
             ),
         )
 
@@ -95,14 +98,14 @@ class Gallery:
         """Files of pictures of other processes that are not the judged one.
 
         Of an arm that paints one picture a process: all that were timed, or a failure where one of
-        them is not kept. Of an arm that varies within a process: a sample.
+        them is not kept. Of an arm that varies within a process, or was not asked: a sample.
         """
         judged = self.alone[place]
         if isinstance(judged, Failure):
             return []
         kept = self._others[place]
         if judged.distinct_pictures != 1:
-            return list(kept.values())
+            return [file for digest, file in kept.items() if digest != judged.picture_sha256]
         unjudged = self._timed[place] - {judged.picture_sha256}
         if gone := unjudged - kept.keys():
             return Failure(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Self
 
 from srbench.arm import Arm, Job
 from srbench.cases import Case
 from srbench.coordinator import Coordinator, Observer, Sink
-from srbench.fidelity.roles import FP32, OTHER_PROCESS, OTHER_SEED, REPEAT, ROLES
+from srbench.fidelity.roles import FP32, OTHER_PROCESS, OTHER_SEED, REPEAT
 from srbench.outcome import Failure, Outcome
 from srbench.plan import Plan
 from srbench.protocol import Alone, Judge, Judged, Paint, Painted
@@ -61,6 +62,22 @@ def pairings(plan: Plan, precision: str) -> list[Pairing]:
     return found
 
 
+def ladder_pairings(plan: Plan, precision: str) -> list[Pairing]:
+    """What is judged in a ladder: the fidelity cost of each rung, and nothing that only gates ask.
+
+    Each case: every arm against the first and against the one before; and where the run computes
+    in less than float32, every arm against the first in float32.
+    """
+    first, *rungs = plan.arms
+    found = []
+    for case in plan.cases:
+        found += [Pairing(case, arm, first) for arm in rungs]
+        found += [Pairing(case, arm, before) for before, arm in pairwise(rungs)]
+        if precision != "fp32":
+            found += [Pairing(case, arm, FP32) for arm in plan.arms]
+    return found
+
+
 def judge_run(
     coordinator: Coordinator,
     job: Job,
@@ -81,15 +98,17 @@ def judge_run(
     Returns:
         The new records.
     """
+    asked = ladder_pairings if job.ladder else pairings
     wanted = [
         pairing
-        for pairing in pairings(job.plan, job.precision)
+        for pairing in asked(job.plan, job.precision)
         if (pairing.case, pairing.arm, pairing.reference) not in done
     ]
     if not wanted:
         return []
     arms = job.plan.arms
     cases = list(dict.fromkeys(pairing.case for pairing in wanted))
+    coordinator.paint(cases)
     alone = {case: coordinator.pictures(case) for case in cases}
     others = {
         case: {arm: coordinator.gallery.others((case, arm)) for arm in arms} for case in cases
@@ -230,12 +249,12 @@ class _Comparer:
     def _ask(self, pairing: Pairing, theirs: Files, ours: Files) -> FidelityRecord:
         if self._worker is None or not self._worker.alive:
             self._worker = WorkerProcess(self._coordinator.folder / "fidelity.log", self._job.judge)
-        between_arms = pairing.reference not in ROLES
+        shown = pairing.reference == self._job.plan.arms[0]
         request = Judge(
             case=pairing.case,
             pipeline=pairing.arm,
             reference=pairing.reference,
-            image=self._coordinator.gallery.inputs[pairing.case] if between_arms else None,
+            image=self._coordinator.gallery.inputs[pairing.case] if shown else None,
             reference_files=theirs,
             candidate_files=ours,
             device=self._job.device,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from srbench.arm import Arm
+from srbench.arm import Arm, Job
 from srbench.cases import Case
 from srbench.errors import InfrastructureError, UsageError
 from srbench.nvml import Monitor
@@ -14,6 +15,24 @@ from srbench.protocol import Described, Estimate, Estimated
 
 WATCH_S = 2.0
 """A process that has just ended shows in the card's utilisation for a second."""
+
+STARTED_TOGETHER = 4
+"""Imports overlap, and the twenty arms of a ladder do not fill the host's memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the pipelines say of themselves before anything is measured.
+
+    Attributes:
+        described: Arm name -> facts.
+        tf32: Whether TF32 arithmetic is allowed in any arm.
+        pairing: `interleaved`, or `block` where the arms do not fit on the device together.
+    """
+
+    described: dict[str, Described]
+    tf32: bool
+    pairing: str
 
 
 def require_exclusive(gpu_uuid: str) -> None:
@@ -50,6 +69,23 @@ def describe_all(arms: Mapping[str, Arm], precision: str) -> dict[str, Described
             known = ", ".join(facts.precisions)
             raise UsageError(f"--precision {precision}: {name} supports only {known}")
     return described
+
+
+def started_together(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Arms that are measured one after the other, in groups whose workers may start together."""
+    for start in range(0, len(names), STARTED_TOGETHER):
+        yield names[start : start + STARTED_TOGETHER]
+
+
+def arms_to_load(job: Job) -> set[str]:
+    """Arms whose loading tells something before the first block.
+
+    The rungs of a ladder differ in options alone: one of them loads for all.
+    """
+    names = job.plan.arms
+    if not job.ladder:
+        return set(names)
+    return set({job.arm(name).pipeline: name for name in reversed(names)}.values())
 
 
 def load_all(arms: Mapping[str, Arm], *, one_by_one: bool) -> None:

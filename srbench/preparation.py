@@ -12,8 +12,10 @@ from srbench.arm import Job
 from srbench.armspec import ArmSpec, parse_arm
 from srbench.cases import Case, parse_cases
 from srbench.config import Settings
+from srbench.doctor_card import require_driver
 from srbench.errors import NotComparableError, UsageError
 from srbench.inputs import case_input
+from srbench.ladder.arms import LadderArm
 from srbench.nvml import Gpu, list_gpus
 from srbench.plan import make_plan
 from srbench.profiles import Profile, choose_profile
@@ -117,9 +119,10 @@ def prepare_run(
     Raises:
         UsageError: A wrong name, option, input or folder.
         NotComparableError: The profile asked for is of another device.
+        InfrastructureError: The driver is too old for the installed torch.
         PipelineError: No such weights.
     """
-    profile, gpu = choose_profile(settings.gpu, list_gpus())
+    profile, gpu = _measured_device(settings.gpu)
     device = profile.device
     if device not in ("cpu", "cuda"):
         raise UsageError(f"--gpu {profile.name}: nothing can be timed on it")
@@ -161,7 +164,7 @@ def prepare_resume(head: RunRecord, settings: Settings, note: Callable[[str], No
     Raises:
         NotComparableError: The device, weights or inputs are others than the run began with.
     """
-    profile, gpu = choose_profile(head.profile, list_gpus())
+    profile, gpu = _measured_device(head.profile)
     check_writable(report_folder(settings.out))
     began_with = head.weights["kind"]
     weights = _weights(
@@ -200,8 +203,17 @@ def prepare_resume(head: RunRecord, settings: Settings, note: Callable[[str], No
         gpu_uuid=None if gpu is None else gpu.uuid,
         arms={name: checked_out(arm_of(head, name), note) for name in head.pipelines},
         pairing=head.pairing,
+        ladder=tuple(LadderArm.from_record(entry) for entry in head.ladder),
     )
     return Preparation(job, profile, gpu, head.purpose, head.against)
+
+
+def _measured_device(name: str) -> tuple[Profile, Gpu | None]:
+    """The profile to measure under and its card, one that torch can use; None on CPU."""
+    profile, gpu = choose_profile(name, list_gpus())
+    if gpu is not None:
+        require_driver(gpu)
+    return profile, gpu
 
 
 def arm_of(head: RunRecord, name: str) -> ArmSpec:

@@ -117,9 +117,15 @@ class Prepare(Message):
 @reply
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared(Message):
-    """The size is prepared."""
+    """The size is prepared.
+
+    Attributes:
+        prepare_ms: What that took.
+        decisions: What the pipeline chose for this size on this device, by subject.
+    """
 
     prepare_ms: float
+    decisions: dict[str, str] = field(default_factory=dict)
 
 
 @request
@@ -212,9 +218,11 @@ class Solo(Paint):
 
     Attributes:
         other_seed: Of one more picture, to see how much the model itself varies; None for none.
+        thorough: Also measure the energy and paint the picture again and again.
     """
 
     other_seed: int | None = None
+    thorough: bool = True
 
 
 @reply
@@ -226,7 +234,7 @@ class Alone(Painted):
         memory: See `srbench.records.CellRecord`.
         work: See `srbench.records.CellRecord`, with `flops` by stage.
         energy_j: Joules an image, or None.
-        energy_reason: Why it is None.
+        energy_reason: Why it is None; None where nobody asked.
         energy: See `srbench.records.CellRecord`.
         picture_sha256: Of the picture's values, to be held against those of the timed images.
         distinct_pictures: How many different pictures several tries gave, 1 when the pipeline is
@@ -303,3 +311,52 @@ class Judged(Message):
     """A `FidelityRecord` as its JSON object."""
 
     record: dict[str, Any]
+
+
+@request
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountOperators(CountWork):
+    """Count one image as `CountWork` does, and tell its operators by size."""
+
+
+@reply
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountedOperators(Counted):
+    """Work of one image with the operators behind it.
+
+    Attributes:
+        operators: The fields of `pipelines.contract.OperatorCount` in order, one list a size; empty
+            where the pipeline does not tell.
+    """
+
+    operators: list[list[Any]] = field(default_factory=list)
+
+
+@request
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureCeilings(Message):
+    """Measure what the libraries reach on `cpu` or `cuda`; no pipeline is needed.
+
+    Attributes:
+        device: `cpu` or `cuda`.
+        gpu_uuid: The card whose clocks and power are read; None on CPU.
+    """
+
+    device: str
+    gpu_uuid: str | None = None
+
+
+@reply
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceilings(Message):
+    """What was measured.
+
+    Attributes:
+        precision: `fp32` or `fp16`, of the operands.
+        ceilings: `srbench.roofline.ceilings.Ceiling` as JSON objects.
+        states: Readings of the card before the first and after the last, empty on CPU.
+    """
+
+    precision: str
+    ceilings: list[dict[str, Any]]
+    states: list[dict[str, Any]]

@@ -61,8 +61,9 @@ class RunRecord(Record):
         blocks, pairs, seed, noise_seed: The block plan and its seeds.
         fingerprint: Machine, driver, versions, commit; see `srbench.fingerprint`.
         argv: The command line.
-        purpose: `run`; `aa` (the same pipeline in both arms); `work` (counters only, device
-            `meta`); `simulation` (a fake device: nothing in the file was measured).
+        purpose: `run`; `aa` (the same pipeline in both arms); `ladder` (the options of a pipeline
+            switched on one after another); `work` (counters only, device `meta`); `simulation` (a
+            fake device: nothing in the file was measured).
         arms: Arm name -> {`pipeline`, `revision` (as typed or null), `commit` (hash or null)}.
         looks: Numbers of blocks after which a sequential run may end; empty for a fixed number.
         against: What a sequential run is held against at its looks; null for its own baseline.
@@ -70,6 +71,7 @@ class RunRecord(Record):
             against another run.
         pairing: `interleaved` (both workers warm, images in turns) or `block` (one worker after
             the other, where both do not fit on the device).
+        ladder: Of a ladder, its arms in order, see `srbench.ladder.LadderArm`.
     """
 
     kind: ClassVar[str] = "run"
@@ -100,6 +102,7 @@ class RunRecord(Record):
     against: str | None = None
     decided_by: dict[str, str] = field(default_factory=dict)
     pairing: str = "interleaved"
+    ladder: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +144,7 @@ class CellRecord(Record):
         reason: One line when the outcome is not ok.
         load_ms: Loading the weights in this worker (the same value in all cells of a worker).
         prepare_ms: `prepare` for this size.
+        decisions: What the pipeline chose for this size on this device, by subject.
         warmup_ms: Latencies of the discarded first images, the first call first.
         samples: The timed images (dictionaries of `Sample`).
         memory: Of the solo phase, null where not measurable here: `peak_tensor_bytes`,
@@ -161,6 +165,7 @@ class CellRecord(Record):
     reason: str | None = None
     load_ms: float | None = None
     prepare_ms: float | None = None
+    decisions: dict[str, str] = field(default_factory=dict)
     warmup_ms: list[float] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     memory: dict[str, int | None] = field(default_factory=dict)
@@ -177,10 +182,11 @@ class FidelityRecord(Record):
     Attributes:
         case: Case name.
         pipeline: The arm judged.
-        reference: The arm (`s3diff-baseline`) it is held against, or a role: `fp32` (the baseline
-            pipeline in float32), `repeat` (the worst of the arm's own four further pictures),
-            `other_seed` (the arm's own picture with other noise), `other_process` (the worst of
-            what the arm timed in other processes, where that differs from its judged picture).
+        reference: The arm (`s3diff-baseline`; in a ladder also the rung before) it is held
+            against, or a role: `fp32` (the baseline pipeline in float32), `repeat` (the worst of
+            the arm's own four further pictures), `other_seed` (the arm's own picture with other
+            noise), `other_process` (the worst of what the arm timed in other processes, where that
+            differs from its judged picture).
         metrics: Metric -> value. `psnr` (8-bit RGB), `psnr_float`, `ssim` (Y), `lpips`,
             `worst_block_psnr` (lowest over 64x64 blocks of the 8-bit picture), `eps_relative_l2`,
             `max_abs_diff` (8-bit levels), `worst_band_psnr` (lowest over 16x64 and 64x16 bands,

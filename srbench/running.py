@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from srbench.arm import Job
-from srbench.coordinator import Coordinator, Facts, Observer, utc_now
+from srbench.coordinator import Coordinator, Observer, utc_now
 from srbench.errors import NotComparableError, UsageError
 from srbench.fidelity.roles import ROLES
 from srbench.fingerprint import fingerprint
 from srbench.heading import start_of_run
 from srbench.judging import judge_run
 from srbench.locks import measuring_into
+from srbench.opening import Facts
 from srbench.outcome import INFRASTRUCTURE
 from srbench.plan import Plan
 from srbench.preparation import Preparation
@@ -124,7 +125,7 @@ def _measure(
     begun: Run,
 ) -> Run:
     """Measure and judge what a run does not have yet; returns it as stored."""
-    coordinator.gallery.recall(begun.cells)
+    coordinator.gallery.recall(_settled(begun).cells)
     with opened as writer:
         blocks = coordinator.run(
             writer,
@@ -225,6 +226,7 @@ def make_head(
         against=preparation.against,
         decided_by=dict(looking.terms),
         pairing=facts.pairing,
+        ladder=[arm.to_record() for arm in job.ladder],
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from srbench.wire import Message
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pipelines.contract import Pipeline
+    from pipelines.contract import Pipeline, WorkCounts
     from srbench.fidelity.compare import Output
 
 
@@ -48,6 +48,8 @@ class Workbench:
             protocol.Paint: self._paint,
             protocol.Repaint: self._repaint,
             protocol.CountWork: self._count_work,
+            protocol.CountOperators: self._count_operators,
+            protocol.MeasureCeilings: self._measure_ceilings,
             protocol.Judge: self._judge,
         }
 
@@ -121,9 +123,13 @@ class Workbench:
 
     def _prepare(self, request: protocol.Prepare) -> protocol.Prepared:
         start = time.perf_counter_ns()
-        self.pipeline.prepare(request.height, request.width, request.scale)
+        size = (request.height, request.width, request.scale)
+        self.pipeline.prepare(*size)
         synchronise(self._device)
-        return protocol.Prepared(prepare_ms=(time.perf_counter_ns() - start) / 1e6)
+        prepare_ms = (time.perf_counter_ns() - start) / 1e6
+        # An arm may be a revision from before pipelines told what they choose.
+        tell: Callable[..., dict[str, str]] = getattr(self.pipeline, "decisions", lambda *_: {})
+        return protocol.Prepared(prepare_ms=prepare_ms, decisions=tell(*size))
 
     def _input(self, file: str) -> NDArray[np.uint8]:
         if self._image is None or self._image[0] != file:
@@ -165,26 +171,26 @@ class Workbench:
         memory = probe.read()
         with WorkCounter() as counter:
             upscale()
-        counts = asdict(counter.counts())
+        counts = _totals(counter.counts())
         memory["peak_tensor_bytes"] = counts.pop("peak_tensor_bytes")
         picture_float, eps = self._exact(request)
-        repeats = paint_again(upscale, picture)
+        repeats = paint_again(upscale, picture) if request.thorough else None
         other = None if request.other_seed is None else upscale(request.other_seed)
         states += self._readings()
-        energy = measure_energy(upscale, self._monitor)
+        energy = measure_energy(upscale, self._monitor) if request.thorough else None
         states += self._readings()
         return protocol.Alone(
             memory=memory,
             work=counts,
-            energy_j=energy.gross_j,
-            energy_reason=energy.reason,
-            energy=energy.to_record(),
+            energy_j=energy.gross_j if energy else None,
+            energy_reason=energy.reason if energy else None,
+            energy=energy.to_record() if energy else {},
             picture_sha256=digest(picture),
             picture=keep(picture, request.outputs, "picture"),
             picture_float=picture_float,
             eps=eps,
-            distinct_pictures=repeats.distinct,
-            repeat=keep_if(repeats.worst, request.outputs, "repeat"),
+            distinct_pictures=repeats.distinct if repeats else None,
+            repeat=keep_if(repeats.worst, request.outputs, "repeat") if repeats else None,
             other_seed=keep_if(other, request.outputs, "other-seed"),
             states=states,
         )
@@ -223,7 +229,27 @@ class Workbench:
 
     def _count_work(self, request: protocol.CountWork) -> protocol.Counted:
         counts = self.pipeline.work(request.height, request.width, request.scale)
-        return protocol.Counted(**asdict(counts))
+        return protocol.Counted(**_totals(counts))
+
+    def _count_operators(self, request: protocol.CountOperators) -> protocol.CountedOperators:
+        counts = self.pipeline.work(request.height, request.width, request.scale)
+        # A pipeline of an older revision brings a contract without them.
+        operators = getattr(counts, "operators", ())
+        return protocol.CountedOperators(
+            **_totals(counts), operators=[list(astuple(each)) for each in operators]
+        )
+
+    def _measure_ceilings(self, request: protocol.MeasureCeilings) -> protocol.Ceilings:
+        from srbench.roofline.benchmarks import measure_ceilings
+
+        self._device = request.device
+        monitor = Monitor(request.gpu_uuid) if request.gpu_uuid is not None else None
+        states = [monitor.state()] if monitor else []
+        precision, ceilings = measure_ceilings(request.device)
+        states += [monitor.state()] if monitor else []
+        return protocol.Ceilings(
+            precision=precision, ceilings=[asdict(each) for each in ceilings], states=states
+        )
 
     def _judge(self, request: protocol.Judge) -> protocol.Judged:
         from srbench.fidelity.compare import compare_outputs
@@ -238,6 +264,12 @@ class Workbench:
             lr=kept(request.image),
         )
         return protocol.Judged(record=record.to_json())
+
+
+def _totals(counts: WorkCounts) -> dict[str, Any]:
+    """The counters that are stored; the operators behind them are told only when asked for."""
+    names = (each.name for each in fields(counts))
+    return {name: getattr(counts, name) for name in names if name != "operators"}
 
 
 def _check_picture(picture: NDArray[np.uint8], image: NDArray[np.uint8], scale: int) -> None:

@@ -5,6 +5,7 @@ stdout carries the result, stderr progress, logs and the one line of a non-zero 
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
@@ -18,7 +19,9 @@ from srbench.cli import export as export
 from srbench.cli import images as images
 from srbench.cli import inspect as inspect
 from srbench.cli import judge as judge
+from srbench.cli import ladder as ladder
 from srbench.cli import measure as measure
+from srbench.cli import roofline as roofline
 from srbench.cli import simulate as simulate
 from srbench.cli.streams import UntilClosed
 from srbench.errors import ExitCode, SrbenchError
@@ -34,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _room in (measure, aa, simulate, inspect, judge, export, images):
+for _room in (measure, ladder, aa, simulate, roofline, inspect, judge, export, images):
     _room.register(app)
 
 
@@ -51,7 +54,18 @@ def main() -> NoReturn:
             stack.enter_context(redirect_stdout(UntilClosed(sys.stdout)))
         if sys.stderr is not None:
             stack.enter_context(redirect_stderr(UntilClosed(sys.stderr)))
-        _run()
+        try:
+            _run()
+        except KeyboardInterrupt:
+            _ended()
+            sys.exit(ExitCode.INTERRUPTED)
+        finally:
+            _ended()
+
+
+def _ended() -> None:
+    """How the command ended stands: Ctrl-C is not heard any more while the interpreter leaves."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run() -> NoReturn:
@@ -62,6 +76,7 @@ def _run() -> NoReturn:
     except PipelineError as error:
         _leave(str(error), ExitCode.USAGE)
     except KeyboardInterrupt:
+        _ended()
         _leave("interrupted", ExitCode.INTERRUPTED)
     except OSError as error:
         _leave(str(error), ExitCode.INFRASTRUCTURE)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
@@ -62,7 +62,7 @@ def unfinished(name: str, out: Path, purpose: str) -> tuple[Run, Path]:
     if begun.ended:
         raise UsageError(f"--resume: {begun.head.run_id} is finished; there is nothing to resume")
     if begun.head.purpose != purpose:
-        commands = {"run": "run", "aa": "aa", "simulation": "simulate"}
+        commands = {"run": "run", "aa": "aa", "ladder": "ladder", "simulation": "simulate"}
         command = commands.get(begun.head.purpose, "run")
         raise UsageError(
             f"--resume: {begun.head.run_id} was begun by another command; "
@@ -80,8 +80,7 @@ def _conducted(cells: int, looking: Looking | None) -> Iterator[Conduct]:
         with progress_on_stderr(cells) as progress, _interruptible(progress) as stop:
             yield Conduct(progress, stop, looking or Looking())
     except KeyboardInterrupt:
-        note("srbench: interrupted; --resume goes on")
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
+        leave_at_once()
 
 
 @contextmanager
@@ -101,8 +100,15 @@ def _interruptible(progress: Lines) -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: pressed
     finally:
-        signal.signal(signal.SIGINT, previous)
+        signal.signal(signal.SIGINT, leave_at_once if pressed else previous)
         signal.signal(signal.SIGTERM, terminated)
+
+
+def leave_at_once(*_: object) -> NoReturn:
+    """End an interrupted run; whoever presses Ctrl-C again changes nothing any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    note("srbench: interrupted; --resume goes on")
+    sys.exit(ExitCode.INTERRUPTED)
 
 
 def how_it_ended(done: Run, path: Path) -> tuple[ExitCode, str]:

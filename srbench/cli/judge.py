@@ -51,7 +51,7 @@ def report(
     chosen = [read_run(path) for path in paths]
     newest = {run.head.profile: run for run in chosen}
     past = [old for run in newest.values() for old in stored_runs(root, run, note)]
-    pages = write_reports(chosen, out, history_of=past, policy=load_policy(None))
+    pages = write_reports(chosen, out, history_of=past, policy=load_policy(None), results=root)
     for page in pages.values():
         typer.echo(str(page))
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from srbench.records import Run
 
 META = "meta"
-_LISTS = ("--cases", "--pipelines")
+_LISTS = ("--cases", "--pipelines", "--rungs")
 
 
 def expand_arguments(arguments: list[str]) -> list[str]:
@@ -231,7 +231,9 @@ def finish(done: Run, path: Path, settings: Settings, *, as_json: bool) -> None:
     page = None
     if done.finished_blocks:
         past = stored_runs(settings.out, done, note)
-        page = write_report([done], report_folder(settings.out), history_of=past)
+        page = write_report(
+            [done], report_folder(settings.out), history_of=past, results=settings.out
+        )
     if as_json:
         typer.echo(json.dumps(_document(done, path, page, code)))
     elif page is not None:

@@ -214,6 +214,11 @@ def _override_warnings(run: Run, policy: Policy) -> list[str]:
 
 
 def _candidates(run: Run) -> list[str]:
+    if run.head.purpose == "ladder":
+        raise NotComparableError(
+            f"run {run.head.run_id} is a ladder: its rungs are there to be looked at, nothing "
+            "gates them; judge a run of `srbench run`"
+        )
     if candidates := candidate_arms(run):
         return candidates
     raise NotComparableError(

@@ -80,7 +80,7 @@ def stage_figure(model: ReportModel, comparison: Comparison) -> Figure | None:
     axes.set_xlim(0, 1.12 * max(sum(shares.values()) for _, _, shares, _ in bars))
     axes.set_xlabel("time an image, % of the case's baseline (number: median)")
     _legend(axes, stages)
-    _plain(axes)
+    plain(axes)
     figure.suptitle(f"Stages, {comparison.candidate}: {model.label}")
     return figure
 
@@ -133,7 +133,7 @@ def _latency_bars(axes: Axes, comparison: Comparison) -> None:
     axes.tick_params(axis="x", labelsize=8)
     axes.set_ylabel("median time an image (s)")
     _legend_above(axes)
-    _plain(axes)
+    plain(axes)
 
 
 def _speedup_points(axes: Axes, comparison: Comparison) -> None:
@@ -164,7 +164,7 @@ def _speedup_points(axes: Axes, comparison: Comparison) -> None:
     axes.tick_params(labelsize=8)
     if labelled:
         _legend_above(axes)
-    _plain(axes)
+    plain(axes)
 
 
 def published_speedup(row: Row) -> float | None:
@@ -221,7 +221,8 @@ def _legend_above(axes: Axes) -> None:
     axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """Without the frame's upper and right side."""
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -62,6 +62,8 @@ def _design(model: ReportModel) -> list[str]:
         lines.append(f"- Sequential: looks{against} after {looks} blocks{decided}")
     if head.pairing == "block":
         lines.append("- Pairing: block (one arm after the other)")
+    if head.purpose == "ladder":
+        lines.append("- Purpose: ladder, the options of a pipeline switched on one after another")
     if head.purpose == "aa":
         lines.append("- Purpose: A/A, the same pipeline in both arms")
     if model.run.voids:
@@ -72,13 +74,18 @@ def _design(model: ReportModel) -> list[str]:
 
 
 def _how_to_read(model: ReportModel) -> str:
-    turns = (
-        "inside it one arm is measured after the other, as both do not fit on the device"
-        if model.run.head.pairing == "block"
-        else "inside it the two arms take turns image by image"
-    )
+    processes = "pair of processes"
+    turns = "inside it the two arms take turns image by image"
+    if model.run.head.purpose == "ladder":
+        processes = "process for each arm"
+        turns = (
+            "inside it one arm is measured after the other, up or down the ladder, so that "
+            "neighbours on it are neighbours in time"
+        )
+    elif model.run.head.pairing == "block":
+        turns = "inside it one arm is measured after the other, as both do not fit on the device"
     return (
-        f"How to read: a *block* is a fresh pair of processes; {turns}. Time cost is the median "
+        f"How to read: a *block* is a fresh {processes}; {turns}. Time cost is the median "
         "over all images from uint8 picture in host memory to uint8 picture in host memory. The "
         "speed-up is not the quotient of those two medians "
         "but the paired estimate: the median ratio of neighbouring images in each block, averaged "

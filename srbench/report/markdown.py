@@ -7,10 +7,15 @@ from collections.abc import Mapping, Sequence
 from srbench.gate.checks import Judgement
 from srbench.records import FidelityRecord
 from srbench.report.header import page_header
+from srbench.report.html.chosen import decision_table
 from srbench.report.html.judged import fidelity_table, open_checks, passed_checks
+from srbench.report.html.ladders import ladder_stage_table, ladder_table
 from srbench.report.html.measured import outcome_table, resource_table, spread_table, void_table
+from srbench.report.html.rivals import rival_table
 from srbench.report.html.table import Table
+from srbench.report.ladder import ladder_cases
 from srbench.report.model import ArmCell, Comparison, ReportModel, Row
+from srbench.report.roofline import limit_table
 from srbench.report.tables import decibels
 from srbench.report.text import interval, mebibytes, ratio, seconds, significant
 
@@ -31,10 +36,18 @@ def render(
         judgement: The gate's answer, for the section on the verdict.
     """
     parts = [page_header(model, heading), _verdict(model, judgement, heading)]
+    for ladder in ladder_cases(model.run):
+        parts += [
+            f"{heading}# Ladder of {ladder.case}",
+            _image(figures, f"ladder:{ladder.case}", "Seconds rung by rung, and their fidelity"),
+            _section(model, ladder_table(ladder, model.label)),
+            _section(model, ladder_stage_table(ladder, model.label)),
+        ]
     for comparison in model.comparisons:
         parts += [
             f"{heading}# {comparison.candidate} against {comparison.baseline}",
             _main_table(model, comparison),
+            _section(model, rival_table(model, comparison)),
             _image(figures, f"latency:{comparison.candidate}", "Latency and speed-up by case"),
             f"{heading}## Where the time goes",
             _stage_table(model, comparison),
@@ -44,6 +57,10 @@ def render(
             _section(model, resource_table(model, comparison)),
             _image(figures, f"crops:{comparison.candidate}", "Input, baseline, candidate, error"),
         ]
+    if (share := limit_table(model)) is not None:
+        parts += [f"{heading}# Share of the physical limit", _section(model, share)]
+    if (chosen := decision_table(model.run)) is not None:
+        parts += [f"{heading}# Choices", _section(model, chosen)]
     if any(record.reference not in model.run.head.pipelines for record in model.run.fidelity):
         parts.append(f"{heading}# Likeness to other references")
         parts.append(_section(model, fidelity_table(model.run)))

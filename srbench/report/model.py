@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 from pipelines.contract import STAGES
 from srbench.gate.comparable import same_pipeline
 from srbench.gate.fidelity import record_of
 from srbench.gate.resources import memory_metric, peak_bytes, work_counters
+from srbench.ladder.arms import LadderArm
 from srbench.profiles import Profile, profile_or_bare
 from srbench.records import FidelityRecord, Run
+from srbench.roofline.stored import StoredLimits
 from srbench.stats.runs import (
     baseline_arm,
     block_log_ratios,
@@ -114,11 +116,16 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportModel:
-    """A run as the printers see it."""
+    """A run as the printers see it.
+
+    Attributes:
+        limits_ms: Of `srbench roofline`; empty where it was not asked.
+    """
 
     run: Run
     profile: Profile
     comparisons: list[Comparison]
+    limits_ms: StoredLimits = field(default_factory=dict)
 
     @property
     def synthetic(self) -> bool:
@@ -146,11 +153,20 @@ class ReportModel:
         return memory_metric(self.run)
 
 
-def build_model(run: Run) -> ReportModel:
-    """Derive everything that a report of this run shows."""
+def build_model(run: Run, limits_ms: StoredLimits | None = None) -> ReportModel:
+    """Derive everything that a report of this run shows; `limits_ms` as of the model."""
     profile = profile_or_bare(run.head.profile)
-    comparisons = [_comparison(run, arm, profile) for arm in candidate_arms(run)]
-    return ReportModel(run=run, profile=profile, comparisons=comparisons)
+    comparisons = [_comparison(run, arm, profile) for arm in _shown(run)]
+    return ReportModel(run=run, profile=profile, comparisons=comparisons, limits_ms=limits_ms or {})
+
+
+def _shown(run: Run) -> list[str]:
+    """Candidates with tables of their own; of a ladder what the defaults amount to."""
+    candidates = candidate_arms(run)
+    if not run.head.ladder:
+        return candidates
+    ladder = map(LadderArm.from_record, run.head.ladder)
+    return [arm.name for arm in ladder if not arm.on_top and arm.name in candidates][-1:]
 
 
 def block_count(run: Run) -> int:
@@ -162,8 +178,8 @@ def _comparison(run: Run, candidate: str, profile: Profile) -> Comparison:
     rows = [
         Row(
             case=case,
-            baseline=_arm_cell(run, case, baseline_arm(run)),
-            candidate=_arm_cell(run, case, candidate),
+            baseline=arm_cell(run, case, baseline_arm(run)),
+            candidate=arm_cell(run, case, candidate),
             speedup=speedup(list(block_log_ratios(run, case, candidate).values())),
             fidelity=record_of(run, case, candidate),
             published_original_s=profile.original_s.get(case),
@@ -188,7 +204,8 @@ def _roles(run: Run, candidate: str) -> tuple[str, str]:
     return ("base", "head") if same_pipeline(run.head, candidate) else ("baseline", "optimized")
 
 
-def _arm_cell(run: Run, case: str, arm: str) -> ArmCell:
+def arm_cell(run: Run, case: str, arm: str) -> ArmCell:
+    """What one arm did in one case."""
     cells = cells_of(run, case, arm)
     bad = next((cell for cell in cells if cell.outcome != "ok"), None)
     good = [cell for cell in cells if cell.outcome == "ok"]

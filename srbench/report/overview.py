@@ -11,6 +11,9 @@ from typing import Any
 
 from srbench.records import Run
 from srbench.report.counters import counter_table
+from srbench.report.ladder import ladder_cases
+from srbench.report.ladder_text import ladder_text
+from srbench.report.model import build_model
 from srbench.report.tables import console_table, plain_table
 from srbench.report.text import significant
 from srbench.stats.runs import baseline_arm, block_log_ratios, candidate_arms, cells_of
@@ -56,6 +59,8 @@ def overview_text(run: Run) -> str:
     """The run for a terminal, without any verdict."""
     parts = ["\n".join(_facts(run)), _cell_table(run)]
     counted = run.head.purpose == "work"
+    if run.head.ladder:
+        parts.append(ladder_text(ladder_cases(run), build_model(run).label))
     parts.append(counter_table(run) if counted else console_table(run))
     return "\n\n".join(parts)
 

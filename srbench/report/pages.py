@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ def write_report(
     *,
     history_of: Sequence[Run] = (),
     policy: Policy | None = None,
+    results: Path | None = None,
 ) -> Path:
     """Write every page and return the last run's.
 
@@ -33,13 +35,14 @@ def write_report(
         out: Folder, created if missing.
         history_of: Earlier runs; those that measured the same are each run's history.
         policy: What the gate's table is judged by; the defaults when None.
+        results: Folder of the runs, where `srbench roofline` leaves their limits.
 
     Raises:
         UsageError: No run was given, or the folder cannot be written.
     """
     if not runs:
         raise UsageError("report: no run given; measure one with `srbench run`")
-    pages = write_reports(runs, out, history_of=history_of, policy=policy)
+    pages = write_reports(runs, out, history_of=history_of, policy=policy, results=results)
     return pages[runs[-1].head.profile]
 
 
@@ -49,6 +52,7 @@ def write_reports(
     *,
     history_of: Sequence[Run] = (),
     policy: Policy | None = None,
+    results: Path | None = None,
 ) -> dict[str, Path]:
     """Write `out/<profile>.md` with its figures for each profile, and one HTML page a run.
 
@@ -68,31 +72,42 @@ def write_reports(
     try:
         out.mkdir(parents=True, exist_ok=True)
         return {
-            profile: _page(profile, group, out, known, rules)
+            profile: _page(profile, [_model(run, results) for run in group], out, known, rules)
             for profile, group in by_profile.items()
         }
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
 
 
-def _page(profile: str, runs: list[Run], out: Path, known: list[Run], policy: Policy) -> Path:
+def _model(run: Run, results: Path | None) -> ReportModel:
+    from srbench.roofline.stored import read_limits
+
+    return build_model(run, None if results is None else read_limits(results, run.head))
+
+
+def _page(
+    profile: str, models: list[ReportModel], out: Path, known: list[Run], policy: Policy
+) -> Path:
     from srbench.report.html import render_page
     from srbench.report.markdown import render
 
     page = out / f"{_file_safe(profile)}.md"
-    single = len(runs) == 1
+    single = len(models) == 1
     sections = []
-    for run in runs:
-        model = build_model(run)
+    for model in models:
+        run = model.run
         judgement = _judgement(run, policy)
         stem = _file_safe(profile if single else f"{profile}_{run.head.run_id}")
         html = out / f"{stem}.html"
-        document = render_page(model, judgement, history(known, run))
+        figures = _figures(model, stem, out)
+        document = render_page(
+            model, judgement, history([] if run.head.ladder else known, run), _inline(figures, out)
+        )
         _write(html, document)
         heading = "#" if single else "##"
-        text = render(model, _figures(model, stem, out), heading, judgement)
+        text = render(model, figures, heading, judgement)
         sections.append(f"{text}\nThe same with image sliders: [{html.name}]({html.name})\n")
-    title = "" if single else f"# {build_model(runs[0]).profile.title}: {len(runs)} runs\n\n"
+    title = "" if single else f"# {models[0].profile.title}: {len(models)} runs\n\n"
     _write(page, title + "\n".join(sections))
     return page
 
@@ -122,7 +137,7 @@ def _figures(model: ReportModel, stem: str, out: Path) -> dict[str, str]:
         ("stages", "svg", stage_figure),
         ("crops", "png", crop_figure),
     )
-    names: dict[str, str] = {}
+    names = _waterfalls(model, stem, out)
     for comparison in model.comparisons:
         several = len(model.comparisons) > 1
         arm = f"_{_file_safe(comparison.candidate)}" if several else ""
@@ -132,6 +147,32 @@ def _figures(model: ReportModel, stem: str, out: Path) -> dict[str, str]:
                 save(figure, out / name)
                 names[f"{kind}:{comparison.candidate}"] = name
     return names
+
+
+def _waterfalls(model: ReportModel, stem: str, out: Path) -> dict[str, str]:
+    """Draw the ladder of each case; nothing for other runs."""
+    from srbench.report.figures import save
+    from srbench.report.ladder import ladder_cases
+    from srbench.report.waterfall import waterfall_figure
+
+    names = {}
+    for ladder in ladder_cases(model.run):
+        if (figure := waterfall_figure(ladder, model.label)) is not None:
+            name = f"{stem}_ladder_{_file_safe(ladder.case)}.svg"
+            save(figure, out / name)
+            names[f"ladder:{ladder.case}"] = name
+    return names
+
+
+def _inline(figures: dict[str, str], out: Path) -> dict[str, str]:
+    """Case -> its waterfall as a `data:` URI, since an HTML page holds all it needs."""
+    uris = {}
+    for key, name in figures.items():
+        kind, _, case = key.partition(":")
+        if kind == "ladder":
+            coded = base64.b64encode((out / name).read_bytes()).decode("ascii")
+            uris[case] = f"data:image/svg+xml;base64,{coded}"
+    return uris
 
 
 def _file_safe(name: str) -> str:

@@ -42,14 +42,22 @@ def latencies_ms(run: Run, case: str, pipeline: str) -> list[float]:
     ]
 
 
-def block_log_ratios(run: Run, case: str, candidate: str) -> dict[int, float]:
+def block_log_ratios(
+    run: Run, case: str, candidate: str, reference: str | None = None
+) -> dict[int, float]:
     """Block -> d of the case, over the blocks where both arms ended well.
+
+    Args:
+        run: The run.
+        case: Its case.
+        candidate: An arm.
+        reference: The arm it is held against; the baseline when None.
 
     Raises:
         SrbenchError: A stored latency is no finite number above zero.
     """
     ratios: dict[int, float] = {}
-    for other, cell in _good_blocks(run, case, candidate):
+    for other, cell in _good_blocks(run, case, candidate, reference or baseline_arm(run)):
         ratio = paired_log_ratio(_by_pair(run, other), _by_pair(run, cell))
         if ratio is not None:
             ratios[cell.block] = ratio
@@ -86,7 +94,7 @@ def order_log_ratios(run: Run, case: str, candidate: str) -> dict[int, float]:
     pairs of both kinds says nothing and is left out.
     """
     effects: dict[int, float] = {}
-    for other, cell in _good_blocks(run, case, candidate):
+    for other, cell in _good_blocks(run, case, candidate, baseline_arm(run)):
         ours, theirs = _by_pair(run, cell), _by_pair(run, other)
         turns = {int(sample["pair"]): int(sample["position"]) for sample in cell.samples}
         opened: tuple[list[float], list[float]] = ([], [])
@@ -99,11 +107,13 @@ def order_log_ratios(run: Run, case: str, candidate: str) -> dict[int, float]:
     return effects
 
 
-def _good_blocks(run: Run, case: str, candidate: str) -> Iterator[tuple[CellRecord, CellRecord]]:
-    """The baseline's and the candidate's cell of each block in which both ended well."""
-    baseline = {cell.block: cell for cell in cells_of(run, case, baseline_arm(run))}
+def _good_blocks(
+    run: Run, case: str, candidate: str, reference: str
+) -> Iterator[tuple[CellRecord, CellRecord]]:
+    """The reference's and the candidate's cell of each block in which both ended well."""
+    others = {cell.block: cell for cell in cells_of(run, case, reference)}
     for cell in cells_of(run, case, candidate):
-        other = baseline.get(cell.block)
+        other = others.get(cell.block)
         if other is not None and cell.outcome == other.outcome == "ok":
             yield other, cell
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,8 +33,10 @@ def srbench(
 
     def call(*arguments: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["srbench", *map(str, arguments)])
+        heard = signal.getsignal(signal.SIGINT)
         with pytest.raises(SystemExit) as exit_:
             main()
+        signal.signal(signal.SIGINT, heard)  # a command that has ended hears Ctrl-C no more
         captured = capsys.readouterr()
         return Done(int(exit_.value.code or 0), captured.out, captured.err)
 

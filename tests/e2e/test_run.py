@@ -225,7 +225,21 @@ def test_ctrl_c_once_stores_the_block_and_twice_stops(place: Place) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(5) == ExitCode.INTERRUPTED
         err = process.stderr.read() if process.stderr else ""
-    assert err.splitlines()[-1].startswith("srbench: interrupted; ")
+    assert err.splitlines()[-1].startswith("srbench: interrupted")
+
+
+def test_ctrl_c_again_and_again_ends_in_130(place: Place) -> None:
+    """Also where it comes while the report is written or the interpreter leaves."""
+    arguments = ["run", "--weights", str(place.weights), *QUICK[:-2]]
+    process = place.start(*arguments, "--pipelines", SLOW, "--blocks", "50")
+    with process:
+        await_block(place, process, 0)
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.002)
+        assert process.returncode == ExitCode.INTERRUPTED
+        err = process.stderr.read() if process.stderr else ""
+    assert err.splitlines()[-1].startswith("srbench: interrupted")
 
 
 def await_block(place: Place, process: subprocess.Popen[str], block: int) -> None:

@@ -1,5 +1,6 @@
 """Which pictures of a run were judged, and which cannot be any more."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,18 @@ def test_an_arm_that_varies_within_a_process_shows_a_sample(tmp_path: Path) -> N
     pictures.strange(PLACE, ["one", "two"])
     pictures.paint_again(painter("three"), CASE, 1)
     assert pictures.others(PLACE) == ["three.npy"]
+
+
+def test_of_an_arm_that_was_asked_for_one_picture_only_others_count(tmp_path: Path) -> None:
+    """A resumed process has painted, before the judged picture was, what it turned out to be."""
+    pictures = gallery(tmp_path)
+    judged = pictures.alone[PLACE]
+    assert isinstance(judged, Alone)
+    pictures.alone[PLACE] = replace(judged, distinct_pictures=None)
+    pictures.paint_again(painter("judged"), CASE, 1)
+    assert pictures.others(PLACE) == []
+    pictures.paint_again(painter("other"), CASE, 2)
+    assert pictures.others(PLACE) == ["other.npy"]
 
 
 def test_a_block_that_does_not_count_is_forgotten(tmp_path: Path) -> None:

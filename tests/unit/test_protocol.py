@@ -80,7 +80,9 @@ def test_all_counters_of_a_pipeline_cross_the_protocol() -> None:
     bench.handle(Describe(arm=name, pipeline=name, assignments={"": {}, name: {}}))
     counted = bench.handle(CountWork(width=32, height=16, scale=2))
     assert isinstance(counted, Counted)
-    assert asdict(counted) == asdict(Bicubic(BicubicOptions()).work(16, 32, 2))
+    expected = asdict(Bicubic(BicubicOptions()).work(16, 32, 2))
+    del expected["operators"]
+    assert asdict(counted) == expected
     assert decode(counted.encode(), REPLIES) == counted
 
 

@@ -195,6 +195,21 @@ def test_pictures_that_went_with_their_processes_are_not_passed_over(tmp_path: P
     assert record.reason == "1 of its pictures went with the processes that painted them"
 
 
+def test_pictures_of_a_block_that_was_broken_off_are_nobodys_concern(tmp_path: Path) -> None:
+    """Killed in the second block, in which a process timed what is painted nowhere else."""
+    run = begin(preparation(tmp_path), tmp_path, [], Conduct(Quiet(), stop=after(2)))
+    path = tmp_path / run.head.profile / f"{run.head.run_id}.jsonl"
+    lines = path.read_text().splitlines()
+    second = next(n for n, line in enumerate(lines) if '"block": 1' in line and '"cell"' in line)
+    cell = json.loads(lines[second])
+    for sample in cell["samples"]:
+        sample["output_sha256"] = "f" * 64
+    path.write_text("\n".join([*lines[:second], json.dumps(cell)]) + "\n")
+    done = go_on(path)
+    assert done.finished_blocks == {0, 1, 2}
+    assert judged(done) == {}
+
+
 def test_an_arm_that_varies_within_a_process_is_sampled_in_the_others(tmp_path: Path) -> None:
     run = begin(preparation(tmp_path, plants=["nondeterministic"]), tmp_path, [], Conduct(Quiet()))
     (record,) = judged(run).values()

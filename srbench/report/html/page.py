@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -12,7 +13,9 @@ from srbench.gate.checks import Judgement
 from srbench.records import RunRecord
 from srbench.report.history import History
 from srbench.report.html.charts import interval_chart, stage_chart
+from srbench.report.html.chosen import decision_table
 from srbench.report.html.judged import fidelity_table, open_checks, passed_checks
+from srbench.report.html.ladders import ladder_stage_table, ladder_table
 from srbench.report.html.measured import (
     outcome_table,
     resource_table,
@@ -22,8 +25,11 @@ from srbench.report.html.measured import (
 )
 from srbench.report.html.past import Past, pasts, step_table
 from srbench.report.html.pictures import Viewer, viewers
+from srbench.report.html.rivals import rival_table
 from srbench.report.html.table import Table
+from srbench.report.ladder import ladder_cases
 from srbench.report.model import Comparison, ReportModel, block_count
+from srbench.report.roofline import limit_table
 from srbench.report.text import interval, ratio
 
 _SYNTHETIC = (
@@ -47,11 +53,22 @@ class Arm:
     interval: str
     cases: int
     main: Table
+    rivals: Table | None
     intervals: str | None
     stages: str | None
     spread: Table
     resources: Table
     viewers: list[Viewer]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ladder:
+    """A ladder in one case; `waterfall` is the `data:` URI of its figure."""
+
+    case: str
+    waterfall: str | None
+    rungs: Table
+    stages: Table | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +82,7 @@ class Page:
         facts: (name, value) of the run.
         judgement: The gate's answer; None where it was not asked or cannot answer.
         memory_metric: The memory number in the main table, in words.
+        ladders: Of a ladder, one a case.
         history_runs: Runs in the history.
     """
 
@@ -86,10 +104,18 @@ class Page:
     steps: Table | None
     history_runs: int
     memory_metric: str
+    ladders: list[Ladder]
+    limits: Table | None
+    chosen: Table | None
 
 
-def build_page(model: ReportModel, judgement: Judgement | None, history: History) -> Page:
-    """Arrange a run for the template.
+def build_page(
+    model: ReportModel,
+    judgement: Judgement | None,
+    history: History,
+    waterfalls: Mapping[str, str] | None = None,
+) -> Page:
+    """Arrange a run for the template; arguments as of `render_page`.
 
     Raises:
         SrbenchError: A stored crop is damaged.
@@ -117,10 +143,26 @@ def build_page(model: ReportModel, judgement: Judgement | None, history: History
         steps=step_table(history),
         history_runs=history.runs,
         memory_metric=model.memory_metric.replace("_", " "),
+        ladders=[
+            Ladder(
+                case=ladder.case,
+                waterfall=(waterfalls or {}).get(ladder.case),
+                rungs=ladder_table(ladder, model.label),
+                stages=ladder_stage_table(ladder, model.label),
+            )
+            for ladder in ladder_cases(run)
+        ],
+        limits=limit_table(model),
+        chosen=decision_table(run),
     )
 
 
-def render_page(model: ReportModel, judgement: Judgement | None, history: History) -> str:
+def render_page(
+    model: ReportModel,
+    judgement: Judgement | None,
+    history: History,
+    waterfalls: Mapping[str, str] | None = None,
+) -> str:
     """Write a run as one HTML document that holds all it needs.
 
     Every text of the results file is escaped, and a content security policy with the hashes of the
@@ -130,6 +172,7 @@ def render_page(model: ReportModel, judgement: Judgement | None, history: Histor
         model: What to show.
         judgement: The gate's checks; None leaves them out.
         history: The runs before this one.
+        waterfalls: Case -> `data:` URI of its figure, of a ladder.
 
     Raises:
         SrbenchError: A stored crop is damaged.
@@ -144,7 +187,7 @@ def render_page(model: ReportModel, judgement: Judgement | None, history: Histor
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.from_string(template).render(
-        page=build_page(model, judgement, history),
+        page=build_page(model, judgement, history, waterfalls),
         style=style,
         script=script,
         style_hash=_csp_hash(style),
@@ -165,6 +208,7 @@ def _arm(model: ReportModel, comparison: Comparison) -> Arm:
         interval=interval(comparison.geomean),
         cases=comparison.geomean_cases,
         main=speedup_table(model, comparison),
+        rivals=rival_table(model, comparison),
         intervals=interval_chart(comparison),
         stages=stage_chart(comparison),
         spread=spread_table(model, comparison),

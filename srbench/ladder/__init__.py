@@ -1,0 +1,1 @@
+"""Ladders: the options of a pipeline switched on one after another."""

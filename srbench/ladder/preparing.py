@@ -1,0 +1,146 @@
+"""From a pipeline's rungs to a run that only needs workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipelines.contract import Rung
+from srbench.config import Settings
+from srbench.errors import UsageError
+from srbench.forecast import Forecast, forecast
+from srbench.ladder.arms import LadderArm, climb
+from srbench.preparation import Preparation, prepare_run
+from srbench.registry import light_options, load_pipeline, split_assignments
+
+PURPOSE = "ladder"
+BASELINE_STEP = "P0"
+"""The step before the first rung, in the predictions of a pipeline."""
+
+DESIGN = {"cuda": (3, 3), "cpu": (2, 2)}
+"""Device -> blocks and pairs: a ladder has ten times the arms of a run, and nothing judges it."""
+
+Seconds = Mapping[str, Mapping[str, float]]
+"""Rung, or `P0` for the baseline -> case name -> predicted seconds an image."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ascent:
+    """What of a pipeline's ladder is measured.
+
+    Attributes:
+        pipeline: Built-in or installed name, or `module:attribute`.
+        rungs: Names of rungs; None for all of them.
+        baseline: Whether the baseline pipeline is measured before the first rung.
+    """
+
+    pipeline: str
+    rungs: tuple[str, ...] | None = None
+    baseline: bool = True
+
+
+def rungs_of(pipeline: str) -> tuple[Rung, ...]:
+    """The rungs of a pipeline, first to last.
+
+    Raises:
+        UsageError: Unknown pipeline, or one without rungs.
+    """
+    if "@" in pipeline or "=" in pipeline:
+        raise UsageError(
+            f"--pipeline {pipeline}: a ladder takes no label and no revision, its arms are the "
+            "rungs of the code at hand"
+        )
+    rungs: tuple[Rung, ...] = tuple(getattr(_options_of(pipeline), "RUNGS", ()))
+    if not rungs:
+        raise UsageError(
+            f"--pipeline {pipeline}: has no ladder; its options class lists no RUNGS "
+            "(see pipelines/contract.py)"
+        )
+    return rungs
+
+
+def prepare_ladder(settings: Settings, ascent: Ascent, note: Callable[[str], None]) -> Preparation:
+    """Make a ladder ready to run: one arm after the other, since no card holds them all.
+
+    Args:
+        settings: Of the command; the first of its pipelines is the baseline.
+        ascent: What is measured.
+        note: Told when something takes a while.
+
+    Raises:
+        UsageError: A wrong name, rung, option, input or folder.
+        NotComparableError: The profile asked for is of another device.
+        PipelineError: No such weights, or options that do not go together.
+    """
+    climbed = climb(rungs_of(ascent.pipeline), ascent.rungs)
+    baseline = settings.pipelines[:1] if ascent.baseline else ()
+    _refuse_switches(settings.options, [*baseline, *(arm.name for arm, _ in climbed)], climbed)
+    switches = [
+        f"{arm.name}.{key}={value}" for arm, values in climbed for key, value in values.items()
+    ]
+    preparation = prepare_run(
+        replace(
+            settings,
+            pipelines=(*baseline, *(f"{arm.name}={ascent.pipeline}" for arm, _ in climbed)),
+            options=(*settings.options, *switches),
+            pairing="block",
+        ),
+        note,
+        purpose=PURPOSE,
+    )
+    job = preparation.job
+    blocks, pairs = DESIGN[job.device]
+    plan = replace(job.plan, blocks=settings.blocks or blocks, pairs=settings.pairs or pairs)
+    predicted = {} if settings.options else _predicted(ascent.pipeline, preparation)
+    arms = [LadderArm(name=name, rung=False, title="baseline") for name in job.plan.arms[:1]]
+    arms = [*(arms if baseline else []), *(arm for arm, _ in climbed)]
+    described = tuple(_with_prediction(arm, predicted, job.plan.cases) for arm in arms)
+    return replace(preparation, job=replace(job, plan=plan, ladder=described))
+
+
+def expected(preparation: Preparation, results: Path) -> Forecast:
+    """How long a prepared ladder will take, see `srbench.forecast`."""
+    job = preparation.job
+    predicted: dict[tuple[str, str], float] = {}
+    for case in job.plan.cases:
+        seconds: float | None = None
+        for arm in job.ladder:
+            # A rung between two steps takes no longer than the one before.
+            seconds = arm.predicted_s.get(case, seconds)
+            if seconds is not None:
+                predicted[case, arm.name] = seconds
+    return forecast(job.plan, preparation.profile, results, predicted)
+
+
+def _options_of(pipeline: str) -> type:
+    light = light_options(pipeline)
+    # A foreign pipeline is imported as a whole: only its class knows its options.
+    return load_pipeline(pipeline).Options if light is None else light
+
+
+def _refuse_switches(
+    texts: Iterable[str], arms: Sequence[str], climbed: Sequence[tuple[LadderArm, dict[str, str]]]
+) -> None:
+    """What a ladder switches by itself is nobody else's to set."""
+    switched = {arm.name: values for arm, values in climbed}
+    for owner, values in split_assignments(texts, arms).items():
+        theirs = switched.values() if owner == "" else [switched.get(owner, {})]
+        for key in values:
+            if any(key in each for each in theirs):
+                raise UsageError(f"--set {key}: the ladder switches it by itself; leave it out")
+
+
+def _predicted(pipeline: str, preparation: Preparation) -> Seconds:
+    """What the pipeline predicts for this card; nothing for networks of another size."""
+    predict = getattr(_options_of(pipeline), "predicted_seconds", None)
+    job = preparation.job
+    if predict is None or job.weights.kind == "mini":
+        return {}
+    seconds: Seconds = predict(preparation.profile.name, job.precision)
+    return seconds
+
+
+def _with_prediction(arm: LadderArm, predicted: Seconds, cases: Iterable[str]) -> LadderArm:
+    known = predicted.get(arm.name if arm.rung else BASELINE_STEP, {})
+    return replace(arm, predicted_s={case: known[case] for case in cases if case in known})

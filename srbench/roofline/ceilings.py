@@ -1,0 +1,171 @@
+"""What the libraries of a machine really reach: `results/<profile>/ceilings.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from srbench.durable import replace_file
+from srbench.errors import UsageError
+from srbench.shape import misfit
+
+CEILINGS_VERSION = 1
+_KIND = "ceilings"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceiling:
+    """One operation, timed alone.
+
+    Attributes:
+        name: Unique.
+        kind: `linear`, `conv`, `attention`, `copy`, `norm` or `fold`.
+        shape: What was computed, in words.
+        flops: Of one call.
+        bytes: Of one call: inputs read, outputs written.
+        times_ms: One repetition each, an average over the calls in it; empty when not measured.
+        reason: Why it was not measured.
+    """
+
+    name: str
+    kind: str
+    shape: str
+    flops: int
+    bytes: int
+    times_ms: list[float] = field(default_factory=list)
+    reason: str | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """Median of the repetitions."""
+        return median(self.times_ms) / 1e3 if self.times_ms else None
+
+    @property
+    def flops_per_s(self) -> float | None:
+        """Arithmetic rate; None where nothing was multiplied or measured."""
+        return self.flops / self.seconds if self.seconds and self.flops else None
+
+    @property
+    def bytes_per_s(self) -> float | None:
+        """Traffic rate."""
+        return self.bytes / self.seconds if self.seconds else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CeilingsFile:
+    """All of one machine.
+
+    Attributes:
+        profile: `cpu`, `h100`, …
+        device: `cpu` or `cuda`.
+        precision: `fp32` or `fp16`, of the operands.
+        measured_at: ISO 8601, UTC.
+        srbench_version: What measured.
+        fingerprint: See `srbench.fingerprint`.
+        ceilings: In the order measured.
+        states: Readings of the card before and after; empty on CPU.
+    """
+
+    profile: str
+    device: str
+    precision: str
+    measured_at: str
+    srbench_version: str
+    fingerprint: dict[str, Any]
+    ceilings: list[Ceiling]
+    states: list[dict[str, Any]] = field(default_factory=list)
+
+    def of(self, name: str) -> Ceiling | None:
+        """The ceiling of that name."""
+        return next((each for each in self.ceilings if each.name == name), None)
+
+    def best_flops_per_s(self, kind: str) -> float | None:
+        """The highest arithmetic rate of a kind; None where none was measured."""
+        rates = (each.flops_per_s for each in self.ceilings if each.kind == kind)
+        return max((rate for rate in rates if rate is not None), default=None)
+
+    def best_bytes_per_s(self, kind: str) -> float | None:
+        """The highest traffic rate of a kind."""
+        rates = (each.bytes_per_s for each in self.ceilings if each.kind == kind)
+        return max((rate for rate in rates if rate is not None), default=None)
+
+
+def ceilings_path(root: Path, profile: str) -> Path:
+    """Where a profile's ceilings lie under the results folder `root`."""
+    return root / profile / "ceilings.json"
+
+
+def write_ceilings(root: Path, ceilings: CeilingsFile) -> Path:
+    """Replace a profile's ceilings at once.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
+    path = ceilings_path(root, ceilings.profile)
+    content = {"kind": _KIND, "schema_version": CEILINGS_VERSION, **asdict(ceilings)}
+    try:
+        replace_file(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
+    return path
+
+
+def read_ceilings(root: Path, profile: str) -> CeilingsFile | None:
+    """Read a profile's ceilings; None where none were measured.
+
+    Raises:
+        UsageError: The file is damaged, or written by a newer srbench.
+    """
+    path = ceilings_path(root, profile)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise _damaged(path, "no JSON") from error
+    if not isinstance(content, dict) or content.get("kind") != _KIND:
+        raise _damaged(path, "no record of ceilings")
+    version = content.get("schema_version")
+    if type(version) is not int or version < 1:
+        raise _damaged(path, "no schema_version")
+    if version > CEILINGS_VERSION:
+        raise UsageError(
+            f"{path}: schema_version {version} is newer than {CEILINGS_VERSION}, the newest that "
+            "this srbench reads; upgrade srbench"
+        )
+    found = content.get("ceilings")
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise _damaged(path, "ceilings is no list of records")
+    ceilings = [_built(Ceiling, each, path) for each in found]
+    if any(time <= 0 for each in ceilings for time in each.times_ms):
+        raise _damaged(path, "a time is not above 0")
+    known: CeilingsFile = _built(CeilingsFile, {**content, "ceilings": ceilings}, path)
+    if known.profile != profile:
+        raise _damaged(path, f"it is of profile {known.profile!r}")
+    return known
+
+
+def _built(cls: type[Any], content: dict[str, Any], path: Path) -> Any:
+    """A record of a file; keys of later minor additions are ignored."""
+    names = {each.name for each in fields(cls)}
+    values = {key: value for key, value in content.items() if key in names}
+    try:
+        wrong = misfit(cls, values)
+        found = None if wrong else cls(**values)
+    except TypeError as error:
+        raise _damaged(path, str(error)) from error
+    if found is None:
+        raise _damaged(path, str(wrong))
+    return found
+
+
+def _damaged(path: Path, what: str) -> UsageError:
+    return UsageError(f"{path}: damaged ({what}); measure again: srbench roofline --measure")
