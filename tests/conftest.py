@@ -5,6 +5,17 @@ from pathlib import Path
 
 import pytest
 
+# Two workers and their children on two cores: threads that spin while they wait starve each other.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def pytest_configure() -> None:
+    """One thread a worker; children, which measure or reproduce numbers, decide for themselves."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        import torch
+
+        torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _settings_of_the_tests_alone(monkeypatch: pytest.MonkeyPatch) -> None:
