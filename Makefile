@@ -10,7 +10,7 @@ run: .venv/installed
 
 test: .venv/installed lint
 	-@$(BIN)/srbench weights fetch --metrics
-	$(BIN)/pytest -n 2 --dist loadfile --benchmark-disable -m "not full and not timing"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --benchmark-disable -m "not full and not timing"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -41,6 +41,8 @@ class Replayed:
         self._function = function
         self._captured: dict[tuple[torch.Size, torch.dtype], _Captured] = {}
         self._pool: Any = None
+        self.pool_bytes = 0
+        """Device memory that the graphs keep to themselves."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         captured = self._captured.get((x.shape, x.dtype))
@@ -84,6 +86,10 @@ class Replayed:
         torch.cuda.current_stream(source.device).wait_stream(stream)
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize(source.device)
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved(source.device)
         with torch.cuda.graph(graph, pool=self._pool, stream=stream):
             result = self._function(source)
+        self.pool_bytes += max(0, torch.cuda.memory_reserved(source.device) - before)
         return _Captured(graph, source, result)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from pipelines.s3diff.options import AUTO
+from pipelines.diffusion.tiling import LatentTiles, VaeTile
+from pipelines.s3diff.architecture import Architecture
+from pipelines.s3diff.options import AUTO, VAE_FACTOR
 
 ADA = (8, 9)
 WIDE_BATCH = 8
@@ -69,13 +72,47 @@ class Budget:
     needed_bytes: int
 
 
-def read_card(device: torch.device | None) -> Card | None:
-    """The card behind a CUDA device, None for any other."""
+def read_card(device: torch.device | None, graph_bytes: int = 0) -> Card | None:
+    """The card behind a CUDA device, None for any other.
+
+    Args:
+        device: Any device.
+        graph_bytes: Kept by captured graphs: reserved, and of no use to anything else.
+    """
     if device is None or device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return Card(torch.cuda.get_device_capability(device), free + kept)
+    usable = free + max(0, kept - graph_bytes)
+    return Card(torch.cuda.get_device_capability(device), usable)
+
+
+def needs_of(
+    architecture: Architecture,
+    vae_tiles: Sequence[VaeTile],
+    unet_tiles: LatentTiles,
+    element_bytes: int,
+) -> Needs:
+    """What an image needs, from the shapes of its tiles.
+
+    Args:
+        architecture: Of the networks.
+        vae_tiles: Of the decoder, which needs more than the encoder.
+        unet_tiles: Of the latent.
+        element_bytes: Of an activation.
+    """
+    vae_width: int = sorted(architecture.vae["block_out_channels"])[1]
+    unet_width: int = architecture.unet["block_out_channels"][0]
+    maps = [
+        element_bytes * vae_width * VAE_FACTOR**2 * tile.source.height * tile.source.width
+        for tile in vae_tiles
+    ]
+    unet_map = element_bytes * unet_width * unet_tiles.tile_height * unet_tiles.tile_width
+    return Needs(
+        resident=int(ALL_TILES * sum(maps) + ONE_TILE * max(maps)),
+        parked=int((ALL_TILES + ONE_TILE) * max(maps)),
+        unet_sample=SAMPLE_MAPS * unet_map,
+    )
 
 
 def choose_budget(

@@ -7,6 +7,7 @@ transpose (S3Diff section 3.2; published `model.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -192,9 +193,12 @@ class LoraMerger:
         if modulation.shape[0] != 1:
             raise PipelineError("merged adapters serve one image at a time")
         matrices = modulation[0].to(self.dtype).transpose(1, 2)
-        for group in self._groups:
-            mixed = torch.bmm(group.up, matrices.index_select(0, group.blocks))
-            kernels.merge_lora(group.master, mixed, group.down, self.scale, group.out)
+        device = modulation.device.type
+        # In the masters' precision also under autocast, which would make a `bmm` of halves.
+        with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
+            for group in self._groups:
+                mixed = torch.bmm(group.up, matrices.index_select(0, group.blocks))
+                kernels.merge_lora(group.master, mixed, group.down, self.scale, group.out)
 
 
 def _is_nhwc(weight: torch.Tensor) -> bool:

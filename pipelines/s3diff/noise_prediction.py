@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from pipelines.diffusion.graphs import Replayed
+from pipelines.diffusion.graphs import KEPT, Replayed
 from pipelines.diffusion.tiling import LatentTiles, gaussian_weights
 from pipelines.s3diff.options import OptimizedOptions
 from pipelines.s3diff.unet import UNet
@@ -30,8 +30,7 @@ class NoisePredictor:
         self.replayed = Replayed(self._guided)
         self._prompts: Tensor
         self._text: list[TextKV] | None = None
-        self._blend_key: object = None
-        self._blend_shares: Tensor
+        self._shares: dict[tuple[LatentTiles, torch.Size], Tensor] = {}
 
     def read_prompts(self, prompts: Tensor) -> None:
         """Take the prompts' embeddings [2, 77, width] of this image, positive first."""
@@ -79,12 +78,14 @@ class NoisePredictor:
         return all(self.replayed.has(tiles) for tiles in _examples(latent, geometry, batch))
 
     def shares(self, geometry: LatentTiles, latent: Tensor) -> Tensor:
-        """Blend weights of the last geometry, kept on the device from image to image."""
+        """Blend weights of a geometry, kept on the device from image to image."""
         key = (geometry, latent.shape)
-        if self._blend_key != key:
+        if key not in self._shares:
+            while len(self._shares) >= KEPT:
+                del self._shares[next(iter(self._shares))]
             shares = blend_shares(geometry, *latent.shape[-2:])
-            self._blend_key, self._blend_shares = key, shares.to(latent.device, latent.dtype)
-        return self._blend_shares
+            self._shares[key] = shares.to(latent.device, latent.dtype)
+        return self._shares[key]
 
     def _guided(self, tiles: Tensor) -> Tensor:
         """Guidance over a batch of tiles [B, C, h, w] -> float32 of the same shape."""

@@ -8,7 +8,7 @@ one-step formula multiplies their errors by 14.6. That factor is also why there 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -16,25 +16,17 @@ import torch
 from pipelines import kernels
 from pipelines.contract import Observer, PipelineError, Precision, stage
 from pipelines.diffusion import color_fix
+from pipelines.diffusion.arithmetic import arithmetic
 from pipelines.diffusion.compilation import compiling, only_compiled
 from pipelines.diffusion.one_step import alpha_bar, predict_x0
-from pipelines.diffusion.tiling import LatentTiles
 from pipelines.s3diff.adapters import Adapters
 from pipelines.s3diff.assembly import build_estimator, build_unet, build_vae
-from pipelines.s3diff.budget import (
-    ALL_TILES,
-    ONE_TILE,
-    SAMPLE_MAPS,
-    Budget,
-    Needs,
-    choose_budget,
-    read_card,
-)
+from pipelines.s3diff.budget import Budget, choose_budget, needs_of, read_card
 from pipelines.s3diff.degradation import Modulator
 from pipelines.s3diff.geometry import decoder_tiles, encoder_tiles, unet_tiles
 from pipelines.s3diff.lora import unet_block, vae_block
 from pipelines.s3diff.noise_prediction import NoisePredictor
-from pipelines.s3diff.options import TIMESTEP, VAE_FACTOR, ColorFix, OptimizedOptions
+from pipelines.s3diff.options import TIMESTEP, ColorFix, OptimizedOptions
 from pipelines.s3diff.pipeline import S3DiffPipeline
 from pipelines.s3diff.prompt import PromptEncoder
 from pipelines.s3diff.steps import network_input, posterior_latent, resize_input, to_unit_image
@@ -55,6 +47,8 @@ class S3DiffOptimized(S3DiffPipeline[OptimizedOptions]):
     def __init__(self, options: OptimizedOptions) -> None:
         super().__init__(options)
         self._budgets: dict[tuple[int, int, int], Budget] = {}
+        self._prepared: set[tuple[int, int, int]] = set()
+        self._uncaptured: dict[tuple[int, int, int], str | None] = {}
 
     def _build(self, checkpoint: Checkpoint, device: torch.device, precision: Precision) -> None:
         arch, options = checkpoint.architecture, self.options
@@ -81,8 +75,8 @@ class S3DiffOptimized(S3DiffPipeline[OptimizedOptions]):
         self._side: torch.cuda.Stream | None = None
         if options.overlap_merge and device.type == "cuda":
             self._side = torch.cuda.Stream(device)
-        self._budgets.clear()
-        self._uncaptured: str | None = None
+        for known in (self._budgets, self._prepared, self._uncaptured):
+            known.clear()
 
     def _build_adapters(self, checkpoint: Checkpoint, device: torch.device) -> None:
         arch, options = checkpoint.architecture, self.options
@@ -116,48 +110,53 @@ class S3DiffOptimized(S3DiffPipeline[OptimizedOptions]):
         return torch.cat([self.encode_prompt(text) for text in texts])
 
     def budget(self, height: int, width: int, scale: int) -> Budget:
-        """What an image of that LR size may use, decided once from the memory that is free."""
+        """What an image of that LR size may use, decided when it is prepared or first seen."""
         key = (height, width, scale)
         if key not in self._budgets:
-            options, card = self.options, read_card(self._device)
-            needs = self._needs(height, width, scale)
-            self._budgets[key] = choose_budget(options.tile_batch, options.spill, needs, card)
+            self._budgets[key] = self._choose_budget(*key)
         return self._budgets[key]
 
-    def _needs(self, height: int, width: int, scale: int) -> Needs:
-        shape = self._latent_shape(height, width, scale)
-        latent = torch.empty(shape, device="meta")
-        tiles, unet = decoder_tiles(latent, self.options), unet_tiles(latent, self.options)
-        element = 2 if self._precision is Precision.FP16 else 4
-        vae_width: int = sorted(self.architecture.vae["block_out_channels"])[1]
-        unet_width: int = self.architecture.unet["block_out_channels"][0]
-
-        def maps(latents: int) -> int:
-            return element * vae_width * VAE_FACTOR**2 * latents
-
-        areas = [tile.source.height * tile.source.width for tile in tiles]
-        one = ONE_TILE * maps(max(areas))
-        return Needs(
-            resident=int(ALL_TILES * maps(sum(areas)) + one),
-            parked=int(ALL_TILES * maps(max(areas)) + one),
-            unet_sample=SAMPLE_MAPS * element * unet_width * unet.tile_height * unet.tile_width,
+    def _choose_budget(self, height: int, width: int, scale: int) -> Budget:
+        """By the memory that is free now."""
+        options = self.options
+        latent = torch.empty(self._latent_shape(height, width, scale), device="meta")
+        needs = needs_of(
+            self.architecture,
+            decoder_tiles(latent, options),
+            unet_tiles(latent, options),
+            element_bytes=2 if self._precision is Precision.FP16 else 4,
         )
+        captured = 0 if self._device is None else self.predictor.replayed.pool_bytes
+        card = read_card(self._device, captured)
+        return choose_budget(options.tile_batch, options.spill, needs, card)
 
     def memory_estimate(self, height: int, width: int, scale: int) -> int:
-        """See `pipelines.contract.Pipeline.memory_estimate`; of the tiles' place chosen here."""
-        return self.budget(height, width, scale).needed_bytes
+        """See `pipelines.contract.Pipeline.memory_estimate`; of the tiles' place chosen now."""
+        return self._choose_budget(height, width, scale).needed_bytes
 
     def prepare(self, height: int, width: int, scale: int) -> None:
-        """Weigh the tiles; compile and capture the UNet where options and device allow it."""
-        device = self._device
+        """Weigh the tiles; where the device gains by it capture, compile and autotune."""
+        device, key = self._device, (height, width, scale)
         if device is None:
             raise PipelineError(f"{self.name}: load weights before preparing a size")
-        with torch.inference_mode(), self._arithmetic(), compiling(enabled=self.options.compile):
-            latent = torch.randn(self._latent_shape(height, width, scale), device=device)
+        if key in self._prepared:
+            return
+        self._budgets.pop(key, None)
+        compiles = self.options.compile and device.type != "meta"
+        with torch.inference_mode(), self._arithmetic(tune=True), compiling(enabled=compiles):
+            latent = torch.randn(self._latent_shape(*key), device=device)
             tiles = unet_tiles(latent, self.options)
             self.predictor.shares(tiles, latent)
-            if self.options.compile or self._captures:
-                self._rehearse(latent, tiles, self.budget(height, width, scale).tile_batch)
+            if compiles:
+                self.unet.compile_blocks()
+            if self._captures:
+                self.predictor.read_prompts(self._embeddings())
+                batch = self.budget(*key).tile_batch
+                self._uncaptured[key] = self.predictor.capture(latent, tiles, batch)
+            if compiles or device.type == "cuda":
+                image = torch.rand(1, 3, height, width, device=device)
+                self._upscale(image, scale, torch.randn_like(latent), lambda *_: None)
+        self._prepared.add(key)
 
     @property
     def _captures(self) -> bool:
@@ -165,36 +164,18 @@ class S3DiffOptimized(S3DiffPipeline[OptimizedOptions]):
         on_card = self._device is not None and self._device.type == "cuda"
         return on_card and self.options.cuda_graphs and self.options.cache_text_kv
 
-    def _rehearse(self, latent: torch.Tensor, tiles: LatentTiles, batch: int) -> None:
-        if self.options.compile:
-            self.unet.compile_blocks()
-        self.predictor.read_prompts(
-            self._encode_prompts() if self.prompts is None else self.prompts
-        )
-        if self._captures:
-            self._uncaptured = self.predictor.capture(latent, tiles, batch)
-        else:
-            self.predictor.predict(latent, tiles, batch)
+    def _arithmetic(self, *, tune: bool) -> AbstractContextManager[None]:
+        halves = self._device if self.autocast else None
+        return arithmetic(autocast_on=halves, tune=tune and self.options.cudnn_autotune)
 
-    @contextmanager
-    def _arithmetic(self) -> Iterator[None]:
-        """Autocast where weights are not halved; cuDNN's autotuner where it is asked for."""
-        cudnn = torch.backends.cudnn
-        tuned = cudnn.benchmark
-        cudnn.benchmark = self.options.cudnn_autotune
-        halving: AbstractContextManager[object] = nullcontext()
-        if self.autocast and self._device is not None:
-            halving = torch.autocast(self._device.type, torch.float16, cache_enabled=False)
-        try:
-            with halving:
-                yield
-        finally:
-            cudnn.benchmark = tuned
+    def _embeddings(self) -> torch.Tensor:
+        return self._encode_prompts() if self.prompts is None else self.prompts
 
     def _infer(
         self, image: torch.Tensor, scale: int, noise: torch.Tensor, observe: Observer
     ) -> torch.Tensor:
-        with self._arithmetic(), only_compiled(enabled=self.options.compile):
+        # What was tuned keeps its algorithms; to tune in the middle of an image would take seconds.
+        with self._arithmetic(tune=False), only_compiled(enabled=self.options.compile):
             return self._upscale(image, scale, noise, observe)
 
     def _upscale(
@@ -213,7 +194,7 @@ class S3DiffOptimized(S3DiffPipeline[OptimizedOptions]):
             with self._beside():
                 self._modulate_unet(self.unet_modulator(scores))
         with stage("prompt"):
-            prompts = self._encode_prompts() if self.prompts is None else self.prompts
+            prompts = self._embeddings()
         with stage("vae_encode"):
             latent = self._encode(x, noise, observe, budget)
         with stage("unet"):
@@ -296,9 +277,10 @@ class S3DiffOptimized(S3DiffPipeline[OptimizedOptions]):
     def _unet_runs(self, height: int, width: int, scale: int) -> str:
         if not self._captures:
             return "eager"
-        if self._uncaptured is not None:
-            return f"eager: no CUDA graph could be captured: {self._uncaptured}"
         latent = torch.empty(self._latent_shape(height, width, scale), device="meta")
         batch = self.budget(height, width, scale).tile_batch
-        captured = self.predictor.is_captured(latent, unet_tiles(latent, self.options), batch)
-        return "CUDA graph" if captured else "eager: this size was not prepared"
+        if self.predictor.is_captured(latent, unet_tiles(latent, self.options), batch):
+            return "CUDA graph"
+        if problem := self._uncaptured.get((height, width, scale)):
+            return f"eager: no CUDA graph could be captured: {problem}"
+        return "eager: this size was not prepared"

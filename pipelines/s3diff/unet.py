@@ -192,7 +192,7 @@ class UNet(nn.Module):
         prompts, tiles = text[0][0].shape[0], latent.shape[0]
         texts = iter([(_per_tile(k, tiles), _per_tile(v, tiles)) for k, v in text])
         time = None if self.time_is_folded else self.time_embedding(self.timestep)
-        x = self.conv_in(latent if share_prefix else latent.repeat(prompts, 1, 1, 1))
+        x = self.conv_in(latent if share_prefix else _per_prompt(latent, prompts))
         skips = [x]
         for level, stage in enumerate(self._stages(self.down_blocks)):
             for index, (resnet, transformer) in enumerate(stage.layers()):
@@ -200,8 +200,8 @@ class UNet(nn.Module):
                 if transformer is not None:
                     if share_prefix and level == index == 0:
                         tokens = transformer.before_text(x).repeat(prompts, 1, 1)
-                        x = x.repeat(prompts, 1, 1, 1)
-                        skips = [skips[0].repeat(prompts, 1, 1, 1)]
+                        x = _per_prompt(x, prompts)
+                        skips = [_per_prompt(skips[0], prompts)]
                         x = transformer.after_text(tokens, x, next(texts))
                     else:
                         x = transformer(x, next(texts))
@@ -221,6 +221,11 @@ class UNet(nn.Module):
         x = group_norm(self.conv_norm_out, x, silu=True, fused=self.fusion.norm)
         x = self.conv_out(x.to(next(self.conv_out.parameters()).dtype))
         return torch.as_tensor(x).view(prompts, tiles, *x.shape[1:])
+
+
+def _per_prompt(x: Tensor, prompts: int) -> Tensor:
+    """[B, …] -> [P * B, …] in the memory format of x, which `repeat` would lose."""
+    return torch.cat([x] * prompts)
 
 
 def _per_tile(text: Tensor, tiles: int) -> Tensor:

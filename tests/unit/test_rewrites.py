@@ -22,7 +22,7 @@ from pipelines.s3diff.noise_prediction import NoisePredictor, batches
 from pipelines.s3diff.options import LORA_ALPHA, OptimizedOptions
 from pipelines.s3diff.recipe import mini_architecture
 from pipelines.s3diff.tiled_vae import decoder_steps, encoder_steps, run_tiled
-from pipelines.s3diff.unet import UNet
+from pipelines.s3diff.unet import UNet, _per_prompt
 from pipelines.s3diff.vae import Vae, run_lockstep
 from pipelines.s3diff.weights import LoraPair
 
@@ -256,3 +256,11 @@ def test_closed_form_step() -> None:
     assert float(x0) == pytest.approx(14.648819, rel=1e-6)
     x0 = predict_x0(torch.zeros(1), torch.ones(1, dtype=torch.float32), abar)
     assert float(x0) == pytest.approx(-14.614647, rel=1e-6)
+
+
+def test_prompts_are_stacked_in_the_memory_format_of_the_map() -> None:
+    """`repeat` gives NCHW: one such skip sends the last resnet past its kernels."""
+    x = torch.randn(2, 8, 5, 7).contiguous(memory_format=torch.channels_last)
+    stacked = _per_prompt(x, 2)
+    assert stacked.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(stacked, x.repeat(2, 1, 1, 1))
