@@ -6,7 +6,7 @@ import dataclasses
 import math
 import sys
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -106,6 +106,12 @@ def load_pipeline(name: str) -> type[Pipeline]:
             "(see pipelines/contract.py)"
         )
     return found
+
+
+def decisions_of(pipeline: Pipeline, height: int, width: int, scale: int) -> dict[str, str]:
+    """What a pipeline chose for an LR size; nothing of a revision from before they told."""
+    tell: Callable[..., dict[str, str]] = getattr(pipeline, "decisions", lambda *_: {})
+    return tell(height, width, scale)
 
 
 def light_options(name: str) -> type | None:

@@ -12,7 +12,13 @@ from pipelines.contract import Precision, WeightsSource
 from srbench.cpu_kernels import prefer_avx2
 from srbench.errors import InfrastructureError, UsageError
 from srbench.images import SUFFIXES, list_images, read_image, write_image
-from srbench.registry import light_options, load_pipeline, parse_options, split_assignments
+from srbench.registry import (
+    decisions_of,
+    light_options,
+    load_pipeline,
+    parse_options,
+    split_assignments,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -140,6 +146,9 @@ def upscale_files(
             _check_memory(pipeline, source, height, width, request.scale, device)
             note(f"{source.name}: {width}x{height}, x{request.scale}")
             pipeline.prepare(height, width, request.scale)
+            if device.type == "cuda":  # elsewhere there is nothing to choose
+                choices = decisions_of(pipeline, height, width, request.scale)
+                note("  " + "; ".join(f"{what}: {words}" for what, words in choices.items()))
             write_image(target, pipeline.upscale(image, request.scale, seed=request.seed))
             yield target
     except (MemoryError, RuntimeError) as error:

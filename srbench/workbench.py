@@ -18,7 +18,13 @@ from srbench.nvml import Monitor
 from srbench.probes.clock import synchronise, timed
 from srbench.probes.energy import measure_energy
 from srbench.probes.memory import MemoryProbe
-from srbench.registry import assignments_for, load_pipeline, option_names, parse_options
+from srbench.registry import (
+    assignments_for,
+    decisions_of,
+    load_pipeline,
+    option_names,
+    parse_options,
+)
 from srbench.scratch import keep, keep_if, kept
 from srbench.wire import Message
 
@@ -127,9 +133,8 @@ class Workbench:
         self.pipeline.prepare(*size)
         synchronise(self._device)
         prepare_ms = (time.perf_counter_ns() - start) / 1e6
-        # An arm may be a revision from before pipelines told what they choose.
-        tell: Callable[..., dict[str, str]] = getattr(self.pipeline, "decisions", lambda *_: {})
-        return protocol.Prepared(prepare_ms=prepare_ms, decisions=tell(*size))
+        decisions = decisions_of(self.pipeline, *size)
+        return protocol.Prepared(prepare_ms=prepare_ms, decisions=decisions)
 
     def _input(self, file: str) -> NDArray[np.uint8]:
         if self._image is None or self._image[0] != file:

@@ -61,14 +61,14 @@ class Budget:
         tile_batch: UNet tiles in one batch at most.
         tile_batch_reason: Why.
         park: VAE tiles that wait are kept in pinned host memory.
-        park_reason: Why.
+        place: Where tiles wait and why, in words.
         needed_bytes: Of device memory beside the weights.
     """
 
     tile_batch: int
     tile_batch_reason: str
     park: bool
-    park_reason: str
+    place: str
     needed_bytes: int
 
 
@@ -132,22 +132,25 @@ def choose_budget(
     return Budget(batch, reason, park, why, needed)
 
 
+_PLACES = {False: "on the device", True: "in pinned host memory"}
+
+
 def _parking(spill: str, needs: Needs, card: Card | None) -> tuple[bool, str]:
     if spill != "auto":
-        return spill == "always", f"spill={spill}"
+        return spill == "always", f"{_PLACES[spill == 'always']} (spill={spill})"
     if card is None:
-        return False, "no card"
+        return False, f"{_PLACES[False]} (no card)"
     needed, free = needs.resident / 2**30, card.free_bytes / 2**30
     if needs.resident <= card.free_bytes:
-        return False, f"{needed:.1f} GiB needed, {free:.1f} GiB free"
-    return True, f"{needed:.1f} GiB needed, only {free:.1f} GiB free"
+        return False, f"{_PLACES[False]} ({needed:.1f} GiB needed, {free:.1f} GiB free)"
+    return True, f"{_PLACES[True]} ({needed:.1f} GiB needed, only {free:.1f} GiB free)"
 
 
 def _batch(tile_batch: int, needs: Needs, needed_bytes: int, card: Card | None) -> tuple[int, str]:
     if tile_batch != AUTO:
         return tile_batch, f"tile_batch={tile_batch}"
     if card is None:
-        return WIDE_BATCH, "no card"
+        return WIDE_BATCH, "default without a card"
     if card.capability == ADA:
         batch, why = CACHED_BATCH, "the activations stay in this card's L2"
     else:

@@ -154,9 +154,16 @@ class S3DiffOptimized(S3DiffPipeline[OptimizedOptions]):
                 batch = self.budget(*key).tile_batch
                 self._uncaptured[key] = self.predictor.capture(latent, tiles, batch)
             if compiles or device.type == "cuda":
-                image = torch.rand(1, 3, height, width, device=device)
-                self._upscale(image, scale, torch.randn_like(latent), lambda *_: None)
+                self._rehearse(height, width, scale, torch.randn_like(latent))
         self._prepared.add(key)
+
+    def _rehearse(self, height: int, width: int, scale: int, noise: torch.Tensor) -> None:
+        """One image for nothing: kernels are compiled, cuDNN is tuned, tables are on the device."""
+        image = torch.rand(1, 3, height, width, device=noise.device)
+        try:
+            self._upscale(image, scale, noise, lambda *_: None)
+        except torch.OutOfMemoryError:  # the image itself will say so, if memory is as short then
+            torch.cuda.empty_cache()
 
     @property
     def _captures(self) -> bool:
@@ -270,7 +277,7 @@ class S3DiffOptimized(S3DiffPipeline[OptimizedOptions]):
         return {
             "device": self.card.remark,
             "tile_batch": f"{budget.tile_batch} ({budget.tile_batch_reason})",
-            "vae_tiles": budget.park_reason,
+            "vae_tiles": budget.place,
             "unet": self._unet_runs(height, width, scale),
         }
 

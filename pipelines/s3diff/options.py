@@ -167,18 +167,21 @@ class OptimizedOptions(S3DiffOptions):
         fold_time: Fold the constant time embedding into the biases of the first convolutions.
         cache_text_kv: Compute the prompts' cross-attention keys and values once an image.
         batch_prompts: Both prompts in one UNet batch.
-        share_prefix: Compute the UNet up to its first cross-attention once for both prompts.
+        share_prefix: Compute the UNet up to its first cross-attention once for both prompts, where
+            they are in one batch.
         fold_upsample: Nearest upsampling and the 3x3 convolution behind it as one transposed
-            convolution (4/9 of the operations).
+            convolution (4/9 of the operations); in the UNet where adapters are merged.
         tile_batch: UNet tiles in one batch; 0 lets the card and its free memory decide.
         fused_norm: GroupNorm, SiLU and the bias of the convolution before it in Triton kernels.
         fused_pointwise: GEGLU, and bias with residual, in Triton kernels.
-        fused_qkv: One matrix product for the queries, keys and values of self-attention.
+        fused_qkv: One matrix product for the queries, keys and values of self-attention, where
+            adapters are merged.
         fused_color_fix: The wavelet colour fix as one Triton kernel an axis.
         pinned_transfers: Images through pinned host memory, asynchronously.
-        cuda_graphs: Replay the UNet of prepared sizes from CUDA graphs.
+        cuda_graphs: Replay the UNet of prepared sizes from CUDA graphs, where the prompts' keys and
+            values are kept.
         chunked_attention: The VAE's 512-wide attention in chunks of queries, never all scores.
-        overlap_merge: Merge the UNet's adapters on a side stream while the VAE encodes.
+        overlap_merge: Modulate the UNet's adapters on a side stream while the VAE encodes.
         spill: Keep VAE tiles that wait in pinned host memory: `auto` where they would not fit.
         compile: `torch.compile` the UNet's blocks for prepared sizes, on top of all the others.
     """
@@ -220,7 +223,3 @@ class OptimizedOptions(S3DiffOptions):
             raise PipelineError(
                 f"option tile_batch={self.tile_batch}: must be at least 1, or 0 for automatic"
             )
-        if self.share_prefix and not self.batch_prompts:
-            raise PipelineError("option share_prefix=true needs batch_prompts=true")
-        if self.overlap_merge and not self.merge_lora:
-            raise PipelineError("option overlap_merge=true needs merge_lora=true")

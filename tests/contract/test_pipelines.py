@@ -120,15 +120,6 @@ def test_work_is_counted_alike_on_the_meta_device_and_in_a_real_run(
     assert real.host_device_bytes == predicted.host_device_bytes
 
 
-def _without(option: str) -> dict[str, object]:
-    """Assignments that switch one optimization off, and what cannot be on without it.
-
-    What acts on a card alone is switched in tests/gpu.
-    """
-    dependents = {"batch_prompts": "share_prefix", "merge_lora": "overlap_merge"}
-    return dict.fromkeys((option, dependents.get(option, option)), False)
-
-
 @pytest.mark.parametrize(
     "switched_off",
     [
@@ -149,7 +140,8 @@ def _without(option: str) -> dict[str, object]:
 def test_every_optimization_can_be_switched_off(
     switched_off: str, weights: WeightsSource, everything_on: np.ndarray
 ) -> None:
-    without = loaded("s3diff-optimized", weights, **TILES, **_without(switched_off))
+    """What acts on a card alone is switched in tests/gpu."""
+    without = loaded("s3diff-optimized", weights, **TILES, **{switched_off: False})
     picture = without.upscale_float(IMAGE, 3, seed=0)
     assert np.mean((everything_on - picture) ** 2, dtype=np.float64) <= 1e-6
 
@@ -177,7 +169,7 @@ def test_tiles_that_wait_on_the_host_change_nothing(
 ) -> None:
     parked = loaded("s3diff-optimized", weights, **TILES, spill="always")
     assert np.array_equal(parked.upscale_float(IMAGE, 3, seed=0), everything_on)
-    assert parked.decisions(24, 33, 3)["vae_tiles"] == "spill=always"
+    assert parked.decisions(24, 33, 3)["vae_tiles"] == "in pinned host memory (spill=always)"
     assert parked.work(24, 33, 3).host_device_bytes > 0
 
 

@@ -18,7 +18,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
 ]
-NEEDED_BY = {"batch_prompts": ("share_prefix",), "merge_lora": ("overlap_merge",)}
 """Option -> those that may not stay on without it."""
 
 NOTHING = OPTIMIZED_RUNGS[0].options
@@ -44,9 +43,8 @@ def _fp32_arithmetic() -> Iterator[None]:
 
 
 def without(switch: str) -> dict[str, str]:
-    """Everything on but one option and what needs it."""
-    off = (switch, *NEEDED_BY.get(switch, ()))
-    return {**TILES, **{key: NOTHING[key] for key in off}}
+    """Everything on but one option."""
+    return {**TILES, switch: NOTHING[switch]}
 
 
 def assert_exact(found: Painted, reference: Painted) -> None:

@@ -13,7 +13,7 @@ def test_tiles_wait_on_the_host_only_where_they_do_not_fit() -> None:
     assert (roomy.park, roomy.needed_bytes) == (False, NEEDS.resident)
     short = choose_budget(AUTO, "auto", NEEDS, Card((9, 0), 9 * GIB - 1))
     assert (short.park, short.needed_bytes) == (True, NEEDS.parked)
-    assert short.park_reason == "9.0 GiB needed, only 9.0 GiB free"
+    assert short.place == "in pinned host memory (9.0 GiB needed, only 9.0 GiB free)"
     assert not choose_budget(AUTO, "never", NEEDS, Card((9, 0), GIB)).park
     assert choose_budget(AUTO, "always", NEEDS, Card((9, 0), 80 * GIB)).park
     assert not choose_budget(AUTO, "auto", NEEDS, None).park
