@@ -13,14 +13,21 @@ WHOLE_IMAGE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tile128Options(OptimizedOptions):
+class _VariantOptions(OptimizedOptions):
+    """Options of a variant: no ladder, whose predictions are of the exact function."""
+
+    RUNGS: ClassVar[tuple[Rung, ...]] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile128Options(_VariantOptions):
     """Options of `s3diff-tile128`: those of `s3diff-optimized`, UNet tiles of 128 latents."""
 
     latent_tile: int = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UntiledVaeOptions(OptimizedOptions):
+class UntiledVaeOptions(_VariantOptions):
     """Options of `s3diff-untiled-vae`: those of `s3diff-optimized`, one VAE tile an image."""
 
     vae_encoder_tile: int = WHOLE_IMAGE
@@ -28,19 +35,17 @@ class UntiledVaeOptions(OptimizedOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrueGroupNormOptions(OptimizedOptions):
+class TrueGroupNormOptions(_VariantOptions):
     """Options of `s3diff-true-groupnorm`: those of `s3diff-optimized`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Int8NegativeOptions(OptimizedOptions):
+class Int8NegativeOptions(_VariantOptions):
     """Options of `s3diff-int8-negative`: those of `s3diff-optimized`, less what int8 stands on.
 
     The negative prompt is the second half of a batch, and its integers are made of merged weights
-    in the UNet's own dtype, so those three cannot be switched off and there is no ladder.
+    in the UNet's own dtype, so those three cannot be switched off.
     """
-
-    RUNGS: ClassVar[tuple[Rung, ...]] = ()
 
     def __post_init__(self) -> None:
         OptimizedOptions.__post_init__(self)

@@ -131,10 +131,14 @@ def _forecast(preparation: Preparation, settings: Settings) -> str:
 
 
 def _go_on(name: str, settings: Settings) -> tuple[Run, Path]:
-    from srbench.cli.conduct import go_on, note, unfinished
+    from srbench.cli.conduct import NEWEST, go_on, note, unfinished
+    from srbench.errors import UsageError
     from srbench.ladder.preparing import PURPOSE
     from srbench.preparation import prepare_resume
+    from srbench.store import list_runs
 
+    if name == NEWEST and not list_runs(settings.out):
+        raise UsageError(f"{settings.out}: no results in it; `srbench ladder` makes some")
     begun, path = unfinished(name, settings.out, PURPOSE)
     return go_on(path, begun, prepare_resume(begun.head, settings, note)), path
 

@@ -12,7 +12,7 @@ from srbench.errors import UsageError
 from srbench.forecast import Forecast, forecast
 from srbench.ladder.arms import LadderArm, climb
 from srbench.preparation import Preparation, prepare_run
-from srbench.registry import light_options, load_pipeline, split_assignments
+from srbench.registry import BUILT_IN, light_options, load_pipeline, split_assignments
 
 PURPOSE = "ladder"
 BASELINE_STEP = "P0"
@@ -54,8 +54,8 @@ def rungs_of(pipeline: str) -> tuple[Rung, ...]:
     rungs: tuple[Rung, ...] = tuple(getattr(_options_of(pipeline), "RUNGS", ()))
     if not rungs:
         raise UsageError(
-            f"--pipeline {pipeline}: has no ladder; its options class lists no RUNGS "
-            "(see pipelines/contract.py)"
+            f"--pipeline {pipeline}: has no ladder; built-in ones that have: "
+            f"{', '.join(_with_ladders())}"
         )
     return rungs
 
@@ -111,6 +111,10 @@ def expected(preparation: Preparation, results: Path) -> Forecast:
             if seconds is not None:
                 predicted[case, arm.name] = seconds
     return forecast(job.plan, preparation.profile, results, predicted)
+
+
+def _with_ladders() -> list[str]:
+    return [name for name in BUILT_IN if getattr(light_options(name), "RUNGS", ())]
 
 
 def _options_of(pipeline: str) -> type:

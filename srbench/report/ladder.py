@@ -13,6 +13,10 @@ from srbench.report.model import ArmCell, arm_cell
 from srbench.stats.runs import block_log_ratios
 from srbench.stats.speedup import Speedup, speedup
 
+OVER_BEFORE = "Over the one before"
+"""What the speed-up over the last timed arm below is called in every table and figure."""
+
+NOT_DECIDED = "not decided"
 FIDELITY = ("psnr", "worst_block_psnr", "ssim", "lpips", "eps_relative_l2", "max_abs_diff")
 
 
@@ -51,6 +55,18 @@ class Standing:
         if self.cell.outcome != "ok" or self.cell.latency is None:
             return None
         return self.cell.latency.median / 1000
+
+    @property
+    def verdict(self) -> str | None:
+        """`faster` or `slower` than the one before where the interval excludes 1."""
+        gain = self.over_before
+        if gain is None:
+            return None
+        if gain.low is not None and gain.low > 1:
+            return "faster"
+        if gain.high is not None and gain.high < 1:
+            return "slower"
+        return NOT_DECIDED
 
     @property
     def predicted_over_measured(self) -> float | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from srbench.report.html.ladders import ladder_table
-from srbench.report.ladder import LadderCase
+from srbench.report.ladder import OVER_BEFORE, LadderCase
 from srbench.report.tables import plain_table
 
 _NOT_ON_TERMINAL = ("Options", "MAD s", "Worst block dB")
 _SHORT = {
     "Time cost(s)": "s",
-    "Over the one before": "gain",
+    OVER_BEFORE: OVER_BEFORE.lower(),
     "95 % interval": "95 %",
     "Over the baseline": "over baseline",
     "Predicted s": "predicted s",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from srbench.report.figures import BASELINE_COLOR, CANDIDATE_COLOR, plain
-from srbench.report.ladder import LadderCase, Standing
+from srbench.report.ladder import NOT_DECIDED, OVER_BEFORE, LadderCase, Standing
 from srbench.report.text import outcome, significant
 
 if TYPE_CHECKING:
@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 # Okabe and Ito, as in the other figures.
 GAIN_COLOR = "#009E73"
 LOSS_COLOR = "#D55E00"
+UNDECIDED_COLOR = "#BBBBBB"
 PREDICTED_COLOR = "#555555"
-_LABEL_LETTERS = 52
-_BELOW_TEXT = 0.29
+COLORS = {"faster": GAIN_COLOR, "slower": LOSS_COLOR, NOT_DECIDED: UNDECIDED_COLOR}
+_LABEL_LETTERS = 44
+_LEAST_DECIBELS = 10.0
+"""Range of the axis of PSNR: less would show noise as steps."""
+
+_GOOD_DECIBELS = 40.0
 _LOG_RANGE = 8.0
 """Where the first arm takes longer by this factor, gains of the last rungs would be hairlines."""
 
@@ -64,7 +69,7 @@ def waterfall_figure(ladder: LadderCase, label: str) -> Figure | None:
     if not any(line.standing.seconds is not None for line in lines):
         return None
     judged = any("psnr" in each.metrics for line in lines for each in _records(line.standing))
-    figure = Figure(figsize=(11.5, 1.9 + 0.3 * len(lines)), layout="constrained")
+    figure = Figure(figsize=(12.5, 2.1 + 0.32 * len(lines)), layout="constrained")
     if judged:
         time, fidelity = figure.subplots(1, 2, sharey=True, width_ratios=(5, 2))
         _fidelity(fidelity, lines)
@@ -79,8 +84,10 @@ def waterfall_figure(ladder: LadderCase, label: str) -> Figure | None:
 
 def _label(standing: Standing) -> str:
     arm = standing.arm
-    title = textwrap.shorten(arm.title, _LABEL_LETTERS, placeholder="…")
-    return f"{title}  {arm.name}" if arm.rung else arm.name
+    if not arm.rung:
+        return arm.name
+    lines = textwrap.wrap(arm.title, _LABEL_LETTERS, max_lines=2, placeholder="…")
+    return "\n".join(lines) + f"  {arm.name}"
 
 
 def _seconds(axes: Axes, lines: list[Line]) -> None:
@@ -92,14 +99,15 @@ def _seconds(axes: Axes, lines: list[Line]) -> None:
     logarithmic = most > _LOG_RANGE * least
     if logarithmic:
         axes.set_xscale("log")
-        axes.set_xlim(least / 1.6, most * 2.2)
+        axes.set_xlim(least / 1.6, most * 1.3)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if _leads(x) in (2, 5) else "")
     else:
-        axes.set_xlim(0, 1.28 * most)
-    edge = axes.get_xlim()[0]
+        axes.set_xlim(0, 1.08 * most)
     for y, line in enumerate(lines):
-        _bar(axes, y, line, edge)
+        _bar(axes, y, line)
+        _whisker(axes, y, line)
+        _note(axes, y, line)
         if y + 1 < len(lines) and (below := lines[y + 1].start) is not None:
             axes.plot([below, below], [y + 0.36, y + 0.64], color="#888888", lw=0.8)
     _predictions(axes, lines)
@@ -113,41 +121,52 @@ def _leads(value: float) -> int:
     return int(f"{value:e}"[0])
 
 
-def _bar(axes: Axes, y: int, line: Line, edge: float) -> None:
-    standing, seconds = line.standing, line.standing.seconds
+def _bar(axes: Axes, y: int, line: Line) -> None:
+    seconds = line.standing.seconds
     if seconds is None:
-        at = edge if line.start is None else line.start
-        word = outcome(standing.cell).partition(":")[0]
-        _note(axes, at, y, word, LOSS_COLOR)
         return
-    start = edge if line.start is None else line.start
+    start = axes.get_xlim()[0] if line.start is None else line.start
     color = _color(line, y)
-    hatch, edgecolor = ("////", "white") if standing.arm.on_top else (None, color)
+    hatch, edgecolor = ("////", "white") if line.standing.arm.on_top else (None, color)
     axes.barh(
         y, seconds - start, 0.72, start, color=color, edgecolor=edgecolor, lw=0.8,
         hatch=hatch,
     )  # fmt: skip
-    text = f"{significant(seconds)} s"
-    if line.start is not None and standing.over_before is not None:
-        gain = standing.over_before
-        text += f"   {gain.value:.2f}x"
-        if gain.low is not None and gain.high is not None:
-            ends = [line.start / gain.high, line.start / gain.low]
-            axes.plot(ends, [y + _BELOW_TEXT] * 2, color="black", lw=1.0)
-    _note(axes, max(start, seconds, standing.predicted_s or 0.0), y, text, "black")
 
 
 def _color(line: Line, y: int) -> str:
     if line.start is None:
         return BASELINE_COLOR if y == 0 else CANDIDATE_COLOR
-    seconds = line.standing.seconds
-    return GAIN_COLOR if seconds is None or seconds <= line.start else LOSS_COLOR
+    return COLORS[line.standing.verdict or NOT_DECIDED]
 
 
-def _note(axes: Axes, x: float, y: int, text: str, color: str) -> None:
+def _whisker(axes: Axes, y: int, line: Line) -> None:
+    """Where the bar may end by the interval of its gain, with an arrow where the axis ends."""
+    gain = line.standing.over_before
+    if line.start is None or gain is None or gain.low is None or gain.high is None:
+        return
+    left, right = axes.get_xlim()
+    low, high = line.start / gain.high, line.start / gain.low
+    ends = [max(low, left), min(high, right)]
+    axes.plot(ends, [y, y], color="black", lw=1.0)
+    marks = ("<" if low < left else "|", ">" if high > right else "|")
+    for end, mark in zip(ends, marks, strict=True):
+        axes.plot([end], [y], mark, color="black", ms=4, mew=1.0, clip_on=False)
+
+
+def _note(axes: Axes, y: int, line: Line) -> None:
+    """Beside the axis, where no bar and no whisker is in the way."""
+    standing, color = line.standing, "black"
+    if standing.seconds is None:
+        text, color = outcome(standing.cell).partition(":")[0], LOSS_COLOR
+    else:
+        text = f"{significant(standing.seconds)} s"
+        if line.start is not None and standing.over_before is not None:
+            text = f"{text:<9}{standing.over_before.value:>6.2f}x"
     axes.annotate(
-        text, (x, y), (5, 0), textcoords="offset points", va="center", fontsize=7.5, color=color
-    )
+        text, (1, y), (9, 0), ("axes fraction", "data"), "offset points", va="center",
+        fontsize=7.5, color=color, family="monospace",
+    )  # fmt: skip
 
 
 def _predictions(axes: Axes, lines: list[Line]) -> None:
@@ -167,19 +186,40 @@ def _legend(axes: Axes, lines: list[Line]) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    steps = [line for line in lines if line.start is not None and line.standing.seconds is not None]
-    colors = {_color(line, 1) for line in steps}
+    timed = [(y, line) for y, line in enumerate(lines) if line.standing.seconds is not None]
+    steps = [line.standing for _, line in timed if line.start is not None]
     handles: list[Patch | Line2D] = [
-        Patch(color=color, label=label)
-        for color, label in ((GAIN_COLOR, "faster"), (LOSS_COLOR, "slower"))
-        if color in colors
+        Patch(color=_color(line, y), label=f"the whole time of {line.standing.arm.name}")
+        for y, line in timed
+        if line.start is None
     ]
-    if any(line.standing.over_before and line.standing.over_before.low for line in steps):
-        handles.append(Line2D([], [], color="black", lw=1.1, label="95 % interval of the gain"))
+    known = any(each.over_before and each.over_before.low is not None for each in steps)
+    why = "the interval covers 1" if known else "one block has no interval"
+    handles += [
+        Patch(color=color, label=f"{NOT_DECIDED}: {why}" if verdict == NOT_DECIDED else verdict)
+        for verdict, color in COLORS.items()
+        if any(each.verdict == verdict for each in steps)
+    ]
+    if any(each.arm.on_top for each in steps):
+        handles.append(
+            Patch(facecolor="#888888", edgecolor="white", hatch="////", label="not a default")
+        )
+    if known:
+        label = f"95 % interval {OVER_BEFORE.lower()}"
+        handles.append(Line2D([], [], color="black", lw=1.0, marker="|", label=label))
     handles += [each for each in axes.get_lines() if each.get_label() == "predicted, not measured"]
     axes.legend(
-        handles=handles, frameon=False, fontsize=8, ncols=4, loc="lower left", bbox_to_anchor=(0, 1)
+        handles=handles,
+        frameon=False,
+        fontsize=7.5,
+        ncols=3,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
     )
+    axes.annotate(
+        textwrap.fill(OVER_BEFORE, 12), (1, 1), (54, 2), "axes fraction", "offset points",
+        va="bottom", fontsize=7.5,
+    )  # fmt: skip
 
 
 def _records(standing: Standing) -> list[FidelityRecord]:
@@ -195,12 +235,14 @@ def _fidelity(axes: Axes, lines: list[Line]) -> None:
         ("to the one before", "o", "none", [(y, each.change) for y, each in arms]),
         ("to fp32", "s", LOSS_COLOR, [(y, each.exactness) for y, each in arms]),
     )
+    decibels = []
     for label, marker, fill, records in series:
         points = [
             (record.metrics["psnr"], y)
             for y, record in records
             if record is not None and "psnr" in record.metrics
         ]
+        decibels += [psnr for psnr, _ in points]
         if points:
             axes.plot(
                 *zip(*points, strict=True), marker, mfc=fill, mec="#333333", mew=0.8, ms=5,
@@ -210,6 +252,14 @@ def _fidelity(axes: Axes, lines: list[Line]) -> None:
     axes.tick_params(axis="x", labelsize=8)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", color="#EEEEEE", lw=0.6)
-    axes.margins(x=0.1)
+    _decibel_range(axes, min(decibels), max(decibels))
     axes.legend(frameon=False, fontsize=8, ncols=1, loc="lower left", bbox_to_anchor=(0, 1))
     plain(axes)
+
+
+def _decibel_range(axes: Axes, least: float, most: float) -> None:
+    middle, reach = (least + most) / 2, max(most - least, _LEAST_DECIBELS) * 0.55
+    axes.set_xlim(middle - reach, middle + reach)
+    if middle - reach <= _GOOD_DECIBELS <= middle + reach:
+        label = f"{_GOOD_DECIBELS:g} dB"
+        axes.axvline(_GOOD_DECIBELS, color="#888888", ls="--", lw=0.8, label=label)

@@ -124,7 +124,7 @@ def test_killed_and_interrupted_it_goes_on(place: Place) -> None:
         (["--set", "wait_ms=1"], 2, "the ladder switches it by itself"),
         (["--gpu", "a10"], 5, "--gpu a10: found"),
         (["--cases", "smok"], 2, "Did you mean 'smoke'"),
-        (["--resume"], 2, "no results in it"),
+        (["--resume"], 2, "no results in it; `srbench ladder` makes some"),
     ],
 )
 def test_mistakes_are_found_first_in_one_line(

@@ -14,12 +14,11 @@ from srbench.ladder.arms import LadderArm
 from srbench.records import FidelityRecord, Run
 from srbench.report import write_report
 from srbench.report.html.ladders import ladder_stage_table, ladder_table
-from srbench.report.ladder import LadderCase, ladder_cases, ladder_json
+from srbench.report.ladder import OVER_BEFORE, LadderCase, ladder_cases, ladder_json
 from srbench.report.ladder_text import ladder_text
 from srbench.report.model import build_model
 from srbench.report.overview import overview_text
 from srbench.report.tables import console_table
-from srbench.report.waterfall import waterfall_figure, waterfall_lines
 from tests.factories import make_run
 
 BASE = "s3diff-baseline"
@@ -172,57 +171,15 @@ def test_the_document_has_numbers_and_nulls() -> None:
     assert ladder_json(make_run()) == []
 
 
-def test_the_waterfall_falls_from_arm_to_arm_and_ends_where_the_defaults_end() -> None:
-    ladder, _ = ladder_cases(broken(ladder_run(), "P2-a"))
-    lines = waterfall_lines(ladder)
-    labels = [line.label for line in lines]
-    assert labels[0] == BASE
-    assert labels[1] == "title of P1  P1"
-    assert labels[-2:] == ["up to P2", "title of C  C"]
-    seconds = [line.standing.seconds for line in lines]
-    starts = [line.start for line in lines]
-    assert seconds[2] is None
-    assert starts == [None, seconds[0], seconds[1], seconds[1], None, seconds[3]]
-
-
-def drawn(ladder: LadderCase) -> Any:
-    figure = waterfall_figure(ladder, "x")
-    assert figure is not None
-    time, *fidelity = figure.axes
-    bars = [
-        (round(patch.get_x(), 6), round(patch.get_x() + patch.get_width(), 6))
-        for patch in time.patches
-    ]
-    return time, fidelity, bars, [text.get_text() for text in time.texts]
-
-
-def test_bars_float_between_the_seconds_of_neighbours() -> None:
-    ladder, _ = ladder_cases(ladder_run(RUNGS))
-    time, (fidelity,), bars, texts = drawn(ladder)
-    at = [round(standing.seconds or 0, 6) for standing in ladder.standings]
-    assert time.get_xscale() == "linear"
-    assert bars == [(0, at[0]), (at[0], at[1]), (at[1], at[2]), (0, at[2]), (at[2], at[3])]
-    assert texts[1].endswith("1.50x")
-    legend = [text.get_text() for text in time.get_legend().get_texts()]
-    assert legend == ["faster", "slower", "95 % interval of the gain", "predicted, not measured"]
-    assert len(fidelity.get_lines()) == 2
-
-
-def test_a_slow_baseline_does_not_flatten_the_rest() -> None:
-    ladder, _ = ladder_cases(broken(ladder_run(), "P2-a"))
-    time, _, bars, texts = drawn(ladder)
-    assert time.get_xscale() == "log"
-    assert all(low > 0 for low, _ in bars)
-    assert texts[2] == "OOM"
-
-
-def test_a_figure_needs_a_time_and_does_without_pictures() -> None:
+def test_all_options_are_named_and_no_prediction_is_explained() -> None:
     run = ladder_run(RUNGS)
-    for arm in RUNGS:
-        run = broken(run, arm)
-    nothing, timed = ladder_cases(replace(run, fidelity=[]))
-    assert waterfall_figure(nothing, "x") is None
-    assert drawn(timed)[1] == []
+    options = {**dict.fromkeys("abcd", "false"), "tile_batch": "1"}
+    run.head.ladder[0] |= {"options": options, "predicted_s": {}}
+    table = ladder_table(ladder_cases(run)[0], "x")
+    assert table.rows[0][2].text == "5, below the table"
+    assert table.rows[1][2].text == "option_P2-a=true"
+    assert "P1 sets off: a, b, c, d; tile_batch=1" in table.notes
+    assert any(note.startswith("No prediction applies here: ") for note in table.notes)
 
 
 def test_pages_hold_the_ladder_and_one_comparison(tmp_path: Path) -> None:
@@ -257,6 +214,7 @@ def test_the_terminal_shows_the_rungs() -> None:
     assert "title of P2-a" in line
     gain = by_name(ladder_cases(run)[0])["P2-a"].over_before
     assert f"{gain.value:.2f}x" in line
+    assert f" {OVER_BEFORE.lower()} " in text
     assert "Ladder of 64x64x2" in overview_text(run)
     assert "Ladder" not in console_table(make_run())
 

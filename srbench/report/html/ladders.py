@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from srbench.records import FidelityRecord
 from srbench.report.html.table import Cell, Table, drop_empty_columns, memory, numeric
-from srbench.report.ladder import LadderCase, Standing
+from srbench.report.ladder import NOT_DECIDED, OVER_BEFORE, LadderCase, Standing
 from srbench.report.text import interval, outcome, ratio, seconds
 from srbench.stats.speedup import Speedup
 
 _MOST_OPTIONS = 4
 _WORDS = 3
+_NO_PREDICTION = (
+    "No prediction applies here: those of s3diff-optimized are for the documented cases on A10, "
+    "L20 and H100 in fp16, with full-size networks and no option set."
+)
 
 
 def ladder_table(ladder: LadderCase, label: str) -> Table:
     """Seconds, gains, prediction, memory and fidelity of each rung, but for empty columns."""
-    header = ["Rung", "What", "Options", "Time cost(s)", "MAD s", "Over the one before"]
+    header = ["Rung", "What", "Options", "Time cost(s)", "MAD s", OVER_BEFORE]
     header += ["95 % interval", "Over the baseline", f"Over {ladder.first_rung}"]
     header += ["Predicted s", "Predicted / measured", "Peak MiB"]
     header += ["PSNR dB", "Worst block dB", "eps rel. L2"]
@@ -54,7 +58,7 @@ def _row(standing: Standing) -> list[Cell]:
         Cell(seconds(cell).partition(":")[0], standing.seconds),
         numeric(spread.mad / 1000 if timed and spread else None),
         _speedup(standing.over_before),
-        Cell(interval(standing.over_before)),
+        Cell(_interval(standing)),
         _speedup(standing.over_baseline),
         _speedup(standing.over_first),
         numeric(standing.predicted_s),
@@ -70,8 +74,22 @@ def _row(standing: Standing) -> list[Cell]:
 
 def _options(options: dict[str, str]) -> str:
     if len(options) > _MOST_OPTIONS:
-        return f"{len(options)} options"
+        return f"{len(options)}, below the table"
     return ", ".join(f"{key}={value}" for key, value in options.items()) or "–"
+
+
+def _all_options(options: dict[str, str]) -> str:
+    """All names, those that are off together."""
+    off = ", ".join(key for key, value in options.items() if value == "false")
+    others = ", ".join(f"{key}={value}" for key, value in options.items() if value != "false")
+    return "; ".join(filter(None, [off and f"off: {off}", others]))
+
+
+def _interval(standing: Standing) -> str:
+    gain = standing.over_before
+    if gain is None or gain.low is None or standing.verdict != NOT_DECIDED:
+        return interval(gain)
+    return f"{interval(gain)} ({NOT_DECIDED})"
 
 
 def _speedup(value: Speedup | None) -> Cell:
@@ -104,7 +122,17 @@ def _notes(ladder: LadderCase) -> list[str]:
         notes.append(
             f"Where the one before has no time, the last one that has: {', '.join(skipped)}."
         )
-    if any(standing.predicted_s is not None for standing in ladder.standings):
+    notes += [
+        f"{standing.arm.name} sets {_all_options(standing.arm.options)}"
+        for standing in ladder.standings
+        if len(standing.arm.options) > _MOST_OPTIONS
+    ]
+    undecided = [each.over_before for each in ladder.standings if each.verdict == NOT_DECIDED]
+    if any(gain and gain.low is not None for gain in undecided):
+        notes.append(f"{NOT_DECIDED.capitalize()}: the interval covers 1.")
+    if all(standing.predicted_s is None for standing in ladder.standings):
+        notes.append(_NO_PREDICTION)
+    else:
         notes.append(
             "Predicted: by a model, before anything was measured. Above 1 in 'Predicted / "
             "measured' it is faster than that."
