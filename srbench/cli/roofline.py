@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from srbench.cli.conduct import note
-from srbench.cli.measure import Cases, Gpu, Json, ListCommand, Pipelines, Sets, Timeout
+from srbench.cli.measure import Gpu, Json, ListCommand, Pipelines, Sets, Timeout
 from srbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,13 @@ def register(app: typer.Typer) -> None:
 
 def roofline(
     gpu: Gpu = None,
-    cases: Cases = None,
+    cases: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="documented, smoke, or WIDTHxHEIGHTxSCALE; several by commas or spaces "
+            "[default: the run's, else documented]"
+        ),
+    ] = None,
     pipelines: Pipelines = None,
     precision: Annotated[
         str | None,
@@ -53,7 +59,15 @@ def roofline(
 ) -> None:
     """Show work, limits, ceilings and what share of them is reached, by stage and case."""
     from srbench.config import load_settings
-    from srbench.roofline.assemble import assemble, find_ceilings, find_question, find_target
+    from srbench.roofline.achieved import timed_runs
+    from srbench.roofline.assemble import (
+        assemble,
+        find_ceilings,
+        find_profile,
+        find_question,
+        find_target,
+        newest_answer,
+    )
     from srbench.roofline.ceilings import ceilings_path
     from srbench.roofline.stored import write_limits
     from srbench.store import find_run, read_run
@@ -76,8 +90,11 @@ def roofline(
         stored = read_run(find_run(run, settings.out))
         if pipelines is None:
             settings = replace(settings, pipelines=tuple(stored.head.pipelines))
-    target = find_target(settings, stored)
-    question = find_question(settings, stored)
+    profile = find_profile(settings, stored)
+    runs = timed_runs(settings.out, profile.name, note) if stored is None else []
+    stored = stored or newest_answer(runs, settings)
+    target = find_target(profile, settings, stored, runs)
+    question = find_question(settings, stored, runs)
     ceilings = find_ceilings(target, settings, note, measure=measure)
     found = assemble(question, target, ceilings, settings, note)
     write_limits(settings.out, found)
@@ -89,20 +106,20 @@ def _show(found: Roofline, ceilings_file: Path, out: Path, *, as_json: bool) -> 
     from srbench.report.figures import save
     from srbench.roofline.assemble import card_limits
     from srbench.roofline.figure import roofline_figure
-    from srbench.roofline.limits import DATASHEET
     from srbench.roofline.text import console_text, markdown_text
 
-    own = any(each.source == DATASHEET for each in found.limits)
-    cards = {} if own else card_limits(found.precision)
-    page = out / f"{found.profile.name}_roofline.md"
+    bare = found.profile.device == "cpu" and not found.limits and found.run_id is None
+    cards = card_limits() if bare else {}
+    name = f"{found.profile.name}_roofline"
+    page = out / (f"{name}.md" if found.run_id is None else f"{name}_{found.run_id}.md")
     picture = page.with_suffix(".svg")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        figure = roofline_figure(found, cards)
+        figure = roofline_figure(found)
         if figure is not None:
             save(figure, picture)
-        name = None if figure is None else picture.name
-        page.write_text(markdown_text(found, cards, ceilings_file, name), encoding="utf-8")
+        drawn = None if figure is None else picture.name
+        page.write_text(markdown_text(found, cards, ceilings_file, drawn), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
     if as_json:
@@ -116,11 +133,12 @@ def _document(found: Roofline) -> dict[str, Any]:
     from srbench.roofline.assemble import card_limits
 
     ceilings = None if found.ceilings is None else asdict(found.ceilings)
-    cards = card_limits(found.precision)
+    cards = card_limits()
     return {
         "profile": found.profile.name,
         "precision": found.precision,
         "run": found.run_id,
+        "synthetic_weights": found.synthetic,
         "limits": {each.source: asdict(each) for each in found.limits},
         "ceilings": ceilings,
         "cases": [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -41,11 +41,13 @@ class Achieved:
         run_id: The run; None where no stored one fits.
         times: (case, arm) -> times.
         reasons: (case, arm) -> why there are none.
+        synthetic: What its weights are called where they were not trained.
     """
 
     run_id: str | None
     times: dict[tuple[str, str], Times]
     reasons: dict[tuple[str, str], str]
+    synthetic: str | None = None
 
 
 def times_of(run: Run, case: str, arm: str) -> Times | None:
@@ -67,30 +69,40 @@ def times_of(run: Run, case: str, arm: str) -> Times | None:
 
 
 def achieved_in(
-    run: Run, counted: Mapping[tuple[str, str], Counted], options: Mapping[str, dict[str, Any]]
+    run: Run,
+    precision: str,
+    counted: Mapping[tuple[str, str], Counted],
+    options: Mapping[str, dict[str, Any]],
 ) -> Achieved:
     """Times of a run for what was counted.
 
     Args:
         run: The run.
+        precision: That the run must have.
         counted: (case, arm) -> work.
         options: Arm -> all options that its work was counted with.
     """
     times: dict[tuple[str, str], Times] = {}
     reasons: dict[tuple[str, str], str] = {}
     for (case, arm), work in counted.items():
-        reason = _misfit(run, case, arm, work, options[arm])
+        reason = _misfit(run, precision, case, arm, work, options[arm])
         found = None if reason else times_of(run, case, arm)
         if found is None:
             reasons[case, arm] = reason or f"no image of it was timed in {run.head.run_id}"
         else:
             times[case, arm] = found
-    return Achieved(run_id=run.head.run_id, times=times, reasons=reasons)
+    weights = run.head.weights
+    synthetic = str(weights.get("label", "unknown")) if weights.get("synthetic") else None
+    return Achieved(run_id=run.head.run_id, times=times, reasons=reasons, synthetic=synthetic)
 
 
-def _misfit(run: Run, case: str, arm: str, work: Counted, options: dict[str, Any]) -> str | None:
+def _misfit(
+    run: Run, precision: str, case: str, arm: str, work: Counted, options: dict[str, Any]
+) -> str | None:
     """Why a run's times are not those of this work."""
     name = run.head.run_id
+    if run.head.precision != precision:
+        return f"run {name} is {run.head.precision}, this is {precision}"
     if case not in run.head.cases or arm not in run.head.pipelines:
         return f"not in {name}"
     if run.head.options.get(arm) != options:
@@ -103,39 +115,46 @@ def _misfit(run: Run, case: str, arm: str, work: Counted, options: dict[str, Any
 
 
 def newest_achieved(
-    paths: Iterable[Path],
+    runs: Iterable[Run],
     precision: str,
     counted: Mapping[tuple[str, str], Counted],
     options: Mapping[str, dict[str, Any]],
-    note: Callable[[str], None],
 ) -> Achieved:
     """The newest run that times anything of what was counted.
 
     Args:
-        paths: Results files of the profile, oldest first.
+        runs: Of the profile, newest first.
         precision: That the run must have.
         counted: (case, arm) -> work.
         options: Arm -> all options that its work was counted with.
+    """
+    reasons = dict.fromkeys(counted, "no run is stored")
+    for number, run in enumerate(runs):
+        found = achieved_in(run, precision, counted, options)
+        if found.times:
+            return found
+        if number == 0:
+            reasons = found.reasons
+    return Achieved(run_id=None, times={}, reasons=reasons)
+
+
+def timed_runs(root: Path, profile: str, note: Callable[[str], None]) -> list[Run]:
+    """Runs of a profile that compare arms on a real device, newest first.
+
+    Args:
+        root: Results folder.
+        profile: Name.
         note: Told of files that cannot be read.
     """
-    nearest: Achieved | None = None
-    for path in reversed(list(paths)):
+    runs = []
+    for path in reversed(list_runs(root)):
+        if path.parent.name != profile:
+            continue
         try:
             run = read_run(path)
         except UsageError as error:
             note(f"left out: {error}")
             continue
-        if run.head.purpose not in _TIMED or run.head.precision != precision:
-            continue
-        found = achieved_in(run, counted, options)
-        if found.times:
-            return found
-        nearest = nearest or found
-    return nearest or Achieved(
-        run_id=None, times={}, reasons=dict.fromkeys(counted, "no run is stored")
-    )
-
-
-def runs_of(root: Path, profile: str) -> Sequence[Path]:
-    """Results files of a profile, oldest first."""
-    return [path for path in list_runs(root) if path.parent.name == profile]
+        if run.head.purpose in _TIMED:
+            runs.append(run)
+    return runs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from srbench.armspec import ArmSpec
@@ -23,7 +23,7 @@ from srbench.protocol import CountOperators, Load
 from srbench.records import Run, RunRecord
 from srbench.registry import check_shared
 from srbench.revisions import checked_out
-from srbench.roofline.achieved import achieved_in, newest_achieved, runs_of
+from srbench.roofline.achieved import achieved_in, newest_achieved
 from srbench.roofline.ceilings import CeilingsFile, read_ceilings
 from srbench.roofline.limits import Limits, datasheet_limits, measured_limits
 from srbench.roofline.measuring import measure_and_store
@@ -57,25 +57,24 @@ class Question:
         arms: Pipelines.
         cases: Sizes.
         assignments: Options, by arm.
-        run: The stored run whose times are asked for; None for the newest that fits.
+        run: The stored run whose times, options and networks these are; None where none is asked
+            for and none answers the settings.
+        runs: Others of the profile, newest first: any that timed the same work gives times.
     """
 
     arms: tuple[ArmSpec, ...]
     cases: tuple[Case, ...]
     assignments: dict[str, dict[str, str]]
     run: Run | None = None
+    runs: tuple[Run, ...] = ()
 
 
-def find_target(settings: Settings, run: Run | None) -> Target:
-    """The device of the settings, or that of a stored run.
-
-    Without a GPU `auto` is no device at all: counts and datasheets are all there is. A CPU is only
-    looked at where it is named.
+def find_profile(settings: Settings, run: Run | None) -> Profile:
+    """The profile of the settings, or that of the run that was asked for.
 
     Raises:
         UsageError: No such profile, one that nothing is known of, or another than the run's.
     """
-    gpus = list_gpus()
     if run is not None:
         if settings.gpu not in ("auto", run.head.profile):
             raise UsageError(
@@ -84,24 +83,68 @@ def find_target(settings: Settings, run: Run | None) -> Target:
             )
         profile = profile_or_bare(run.head.profile)
     elif settings.gpu == "auto":
-        profile, _ = choose_profile("auto", gpus)
+        profile, _ = choose_profile("auto", list_gpus())
     else:
         profile = load_profile(settings.gpu)
     if profile.device not in ("cpu", "cuda"):
         raise UsageError(f"--gpu {profile.name}: not a device with limits; give a card or cpu")
-    gpu = next((gpu for gpu in gpus[:1] if profile.matches(gpu)), None)
+    return profile
+
+
+def newest_answer(runs: Sequence[Run], settings: Settings) -> Run | None:
+    """The newest run with times that was to measure all that the settings name.
+
+    Args:
+        runs: Of the profile, newest first.
+        settings: Of the command.
+
+    Raises:
+        UsageError: The settings name no cases.
+    """
+    if settings.options:
+        return None
+    cases = {case.name for case in chosen_cases(settings, META)} if settings.cases else set()
+    return next(
+        (
+            run
+            for run in runs
+            if run.head.purpose == "run"
+            and any(cell.samples for cell in run.cells)
+            and settings.precision in (None, run.head.precision)
+            and cases <= set(run.head.cases)
+            and set(settings.pipelines) <= set(run.head.pipelines)
+        ),
+        None,
+    )
+
+
+def find_target(
+    profile: Profile, settings: Settings, run: Run | None, runs: Sequence[Run]
+) -> Target:
+    """The device and its precision: that of the run, else of the newest one, else its usual one.
+
+    Without a GPU `auto` is no device at all: counts and datasheets are all there is. A CPU is only
+    looked at where it is named, or has a run.
+    """
+    gpu = next((gpu for gpu in list_gpus()[:1] if profile.matches(gpu)), None)
     named_cpu = profile.device == "cpu" and (settings.gpu == "cpu" or run is not None)
-    precision = run.head.precision if run is not None else "fp32" if named_cpu else "fp16"
+    usual = "fp32" if profile.device == "cpu" else "fp16"
+    known = [each.head.precision for each in ([run] if run else runs)]
     return Target(
         profile=profile,
         here=named_cpu or gpu is not None,
         gpu=gpu,
-        precision=settings.precision or precision,
+        precision=settings.precision or next(iter(known), usual),
     )
 
 
-def find_question(settings: Settings, run: Run | None) -> Question:
+def find_question(settings: Settings, run: Run | None, runs: Sequence[Run]) -> Question:
     """Arms, cases and options of the settings; those of a stored run are its own.
+
+    Args:
+        settings: Of the command.
+        run: The stored run that is shown, if any.
+        runs: Others of the profile, newest first.
 
     Raises:
         UsageError: A wrong name or option, or a case or pipeline that the run has not.
@@ -109,7 +152,7 @@ def find_question(settings: Settings, run: Run | None) -> Question:
     if run is None:
         arms = chosen_arms(settings)
         assignments = checked_assignments(settings.options, arms)
-        return Question(arms, chosen_cases(settings, META), assignments)
+        return Question(arms, chosen_cases(settings, META), assignments, runs=tuple(runs))
     head = run.head
     cases = chosen_cases(settings, META) if settings.cases else map(Case.parse, head.cases)
     recorded = {
@@ -176,15 +219,15 @@ def assemble(
     run, assignments = question.run, question.assignments
     arms = tuple(checked_out(arm, note) for arm in question.arms)
     load = None if run is None else _mini_weights(run.head)
+    note(f"counting {_plural(question.cases, 'case')} x {_plural(arms, 'pipeline')}")
     counting = count_work(arms, assignments, question.cases, settings.timeout, CountOperators, load)
     described = counting.described
     check_shared(assignments, (key for facts in described.values() for key in facts.options))
     options = {name: facts.options for name, facts in described.items()}
     if run is not None:
-        achieved = achieved_in(run, counting.work, options)
+        achieved = achieved_in(run, target.precision, counting.work, options)
     else:
-        paths = runs_of(settings.out, target.profile.name)
-        achieved = newest_achieved(paths, target.precision, counting.work, options, note)
+        achieved = newest_achieved(question.runs, target.precision, counting.work, options)
     found = (
         datasheet_limits(target.profile, target.precision),
         measured_limits(ceilings, target.precision),
@@ -195,10 +238,14 @@ def assemble(
     )
 
 
-def card_limits(precision: str) -> dict[str, Limits]:
-    """Profile -> datasheet limits, of every card whose datasheet is known."""
-    found = {name: datasheet_limits(load_profile(name), precision) for name in profile_names()}
+def card_limits() -> dict[str, Limits]:
+    """Profile -> datasheet limits at fp16, of every card whose datasheet is known."""
+    found = {name: datasheet_limits(load_profile(name), "fp16") for name in profile_names()}
     return {name: limits for name, limits in found.items() if limits is not None}
+
+
+def _plural(things: Sequence[object], word: str) -> str:
+    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
 
 
 def _mini_weights(head: RunRecord) -> Load | None:

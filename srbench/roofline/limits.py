@@ -76,8 +76,12 @@ def limit_seconds(operators: Iterable[OperatorCount], limits: Limits) -> float:
 
 
 def regime(work: StageWork, limits: Limits) -> str | None:
-    """`compute` or `memory`: what the stage as launched would be bound by; None when unknown."""
-    if work.bytes is None:
+    """`compute` or `memory`: the larger of the two terms of the limit, each summed.
+
+    Returns:
+        None where they are unknown, or both are nothing.
+    """
+    if not work.ideal_bytes:
         return None
     arithmetic = sum(flops / limits.rate(kind) for kind, flops in work.kinds.items())
-    return COMPUTE_BOUND if arithmetic >= work.bytes / limits.bytes_per_s else MEMORY_BOUND
+    return COMPUTE_BOUND if arithmetic >= work.ideal_bytes / limits.bytes_per_s else MEMORY_BOUND

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines.contract import OperatorCount
 from srbench.profiles import Profile
 from srbench.protocol import Counted, CountedOperators
 from srbench.roofline.achieved import Achieved, Times
@@ -20,7 +21,8 @@ class Entry:
 
     Attributes:
         work: Counted.
-        regime: `compute` or `memory`, by the measured ceilings where there are some.
+        regime: `compute` or `memory`, by the measured ceilings where there are some; None where
+            the limit is nothing.
         limits_ms: Source of the limits -> the least time, sum over operators.
         time_ms: Median; None when not measured.
     """
@@ -37,13 +39,13 @@ class Entry:
 
     @property
     def flop_per_byte(self) -> float | None:
-        """Arithmetic intensity as launched."""
-        return self.work.flops / self.work.bytes if self.work.bytes else None
+        """Arithmetic intensity of the ideal traffic, which the limits are made of."""
+        return self.work.flops / self.work.ideal_bytes if self.work.ideal_bytes else None
 
     def percent_of(self, source: str) -> float | None:
-        """Limit over measured time, in per cent."""
+        """Limit over measured time, in per cent; None where there is no time or nothing to do."""
         limit = self.limits_ms.get(source)
-        return None if limit is None or not self.time_ms else 100 * limit / self.time_ms
+        return 100 * limit / self.time_ms if limit and self.time_ms else None
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`; what is not known is null."""
@@ -70,21 +72,22 @@ class PipelineRoofline:
 
     Attributes:
         whole: The image.
-        stages: In order of execution.
+        stages: In order of execution, counted or timed.
+        fp16: Operators at the precision of datasheets.
         not_measured: Why there is no time; None where there is one.
     """
 
     whole: Entry
     stages: dict[str, Entry]
+    fp16: tuple[OperatorCount, ...]
     not_measured: str | None
 
     def to_json(self, cards: Mapping[str, Limits]) -> dict[str, Any]:
-        """For `--json`, with the least time on each of these cards."""
-        operators = self.whole.work.operators
-        by_card = {name: 1e3 * limit_seconds(operators, each) for name, each in cards.items()}
+        """For `--json`, with the least time on each of these cards, at fp16."""
+        by_card = {name: 1e3 * limit_seconds(self.fp16, each) for name, each in cards.items()}
         return {
             **self.whole.to_json(),
-            "datasheet_limit_ms": by_card if operators else {},
+            "datasheet_limit_ms": by_card if self.fp16 else {},
             "not_measured": self.not_measured,
             "stages": {name: entry.to_json() for name, entry in self.stages.items()},
         }
@@ -100,6 +103,7 @@ class Roofline:
         limits: Datasheet and measured, those there are.
         ceilings: Measured; None when none are stored.
         run_id: Where times come from; None without one.
+        synthetic: What the weights are called whose networks these are, where they are synthetic.
         cases: Case -> pipeline -> roofline.
     """
 
@@ -108,12 +112,20 @@ class Roofline:
     limits: tuple[Limits, ...]
     ceilings: CeilingsFile | None
     run_id: str | None
+    synthetic: str | None = None
     cases: dict[str, dict[str, PipelineRoofline]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
-        """The device; without limits or times of one there is only work."""
-        return self.profile.title if self.limits or self.run_id else "counted work"
+        """The device; of a CPU without limits or times there is only work."""
+        known = self.limits or self.run_id or self.profile.device == "cuda"
+        return self.profile.title if known else "counted work"
+
+    @property
+    def label(self) -> str:
+        """What captions and titles carry, as those of a report do."""
+        words = [self.title, self.precision]
+        return ", ".join([*words, "SYNTHETIC weights"] if self.synthetic else words)
 
 
 def build_roofline(
@@ -137,6 +149,7 @@ def build_roofline(
         limits=tuple(limits),
         ceilings=ceilings,
         run_id=achieved.run_id if achieved.times else None,
+        synthetic=achieved.synthetic,
         cases=cases,
     )
 
@@ -150,12 +163,13 @@ def _pipeline(
 ) -> PipelineRoofline:
     lines = counts.operators if isinstance(counts, CountedOperators) else []
     operators = read_operators(lines, precision)
-    stages = work_by_stage(counts.flops, operators)
-    whole = whole_work(operators) if operators else StageWork(flops=sum(counts.flops.values()))
     stages_ms = {} if times is None else times.stages_ms
+    stages = work_by_stage(counts.flops, operators, stages_ms)
+    whole = whole_work(operators) if operators else StageWork(flops=sum(counts.flops.values()))
     return PipelineRoofline(
         whole=_entry(whole, None if times is None else times.latency_ms, limits),
         stages={name: _entry(work, stages_ms.get(name), limits) for name, work in stages.items()},
+        fp16=read_operators(lines, "fp16"),
         not_measured=reason,
     )
 

@@ -56,20 +56,22 @@ def read_operators(lines: Iterable[list[Any]], precision: str) -> tuple[Operator
 
 
 def work_by_stage(
-    flops: dict[str, int], operators: tuple[OperatorCount, ...]
+    flops: dict[str, int], operators: tuple[OperatorCount, ...], timed: Iterable[str] = ()
 ) -> dict[str, StageWork]:
     """Stage -> work, in order of execution.
 
     Args:
         flops: Stage -> FLOPs: all that a pipeline without operators tells.
         operators: Empty for such a pipeline.
+        timed: Stages that have a time, with or without work.
     """
     if not operators:
-        return {name: StageWork(flops=flops[name]) for name in _in_order(flops)}
+        names = _in_order([*flops, *timed])
+        return {name: StageWork(flops=flops.get(name, 0)) for name in names}
     groups: dict[str, list[OperatorCount]] = defaultdict(list)
     for operator in operators:
         groups[operator.stage].append(operator)
-    return {name: whole_work(tuple(groups[name])) for name in _in_order(groups)}
+    return {name: whole_work(tuple(groups[name])) for name in _in_order([*groups, *timed])}
 
 
 def whole_work(operators: tuple[OperatorCount, ...]) -> StageWork:

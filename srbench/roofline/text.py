@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from srbench.report import markdown
@@ -15,43 +15,29 @@ from srbench.roofline.model import Entry, PipelineRoofline, Roofline
 Table = Callable[[Sequence[str], Sequence[Sequence[str]], int], str]
 """Header, rows and the number of columns aligned to the left, to text."""
 NOT_MEASURED = "–"
-_SMALL_SHARE = 0.001
 WHOLE = "image"
 
 
 def case_table(case: dict[str, PipelineRoofline], table: Table) -> str:
     """Stages of every pipeline in one case, each pipeline's whole image last."""
     header = [
-        "pipeline", "stage", "TFLOP", "GB", "FLOP/B", "bound by", "limit ms", "ceiling ms",
-        "time ms", "TFLOP/s", "% limit", "% ceiling",
+        "pipeline", "stage", "TFLOP", "GB launched", "ideal GB", "FLOP/B", "bound by", "limit ms",
+        "ceiling ms", "time ms", "TFLOP/s", "% limit", "% ceiling",
     ]  # fmt: skip
     rows = [
         [arm, *_row(name, entry)]
         for arm, roofline in case.items()
-        for name, entry in [*_shown(roofline), (WHOLE, roofline.whole)]
+        for name, entry in [*roofline.stages.items(), (WHOLE, roofline.whole)]
     ]
     return table(header, rows, 2)
 
 
-def _shown(roofline: PipelineRoofline) -> Iterator[tuple[str, Entry]]:
-    """Stages that hold work, bytes or time worth a line."""
-    whole = roofline.whole
-    for name, entry in roofline.stages.items():
-        shares = (
-            entry.work.flops / max(1, whole.work.flops),
-            (entry.work.bytes or 0) / (whole.work.bytes or 1),
-            (entry.time_ms or 0.0) / (whole.time_ms or 1.0),
-        )
-        if max(shares) >= _SMALL_SHARE:
-            yield name, entry
-
-
 def _row(name: str, entry: Entry) -> list[str]:
-    moved = entry.work.bytes
     return [
         name,
-        f"{entry.work.flops / 1e12:.3f}",
-        NOT_MEASURED if moved is None else f"{moved / 1e9:.2f}",
+        significant(entry.work.flops / 1e12),
+        _number(entry.work.bytes, 1e9),
+        _number(entry.work.ideal_bytes, 1e9),
         _number(entry.flop_per_byte),
         entry.regime or NOT_MEASURED,
         _number(entry.limits_ms.get(DATASHEET)),
@@ -66,11 +52,11 @@ def _row(name: str, entry: Entry) -> list[str]:
 def card_table(roofline: Roofline, cards: dict[str, Limits], table: Table) -> str:
     """The least seconds of an image on each card by its datasheet: a limit, not a measurement."""
     rows = [
-        [case, arm, *(significant(limit_seconds(each.whole.work.operators, card))
+        [case, arm, *(significant(limit_seconds(each.fp16, card))
                       for card in cards.values())]
         for case, arms in roofline.cases.items()
         for arm, each in arms.items()
-        if each.whole.work.operators
+        if each.fp16
     ]  # fmt: skip
     return table(["case", "pipeline", *(f"{name} s" for name in cards)], rows, 2)
 
@@ -116,6 +102,21 @@ def fold_lines(ceilings: CeilingsFile) -> list[str]:
     return lines
 
 
+def warnings(roofline: Roofline, strong: Callable[[str], str]) -> list[str]:
+    """What stands above every number; `strong` as the format has it."""
+    lines = []
+    if roofline.synthetic:
+        words = strong("SYNTHETIC weights")
+        lines.append(f"{words} ({roofline.synthetic}): counts and limits are of their networks.")
+    sources = {each.source for each in roofline.limits}
+    if DATASHEET not in sources and roofline.profile.device == "cuda":
+        lines.append(
+            f"The datasheet of {roofline.profile.title} has no {roofline.precision} peak that is "
+            "known here, so there is no limit by it."
+        )
+    return lines
+
+
 def notes(roofline: Roofline, ceilings_file: Path) -> list[str]:
     """What a reader must know of the numbers, the missing ones first."""
     title = roofline.profile.title
@@ -130,15 +131,15 @@ def notes(roofline: Roofline, ceilings_file: Path) -> list[str]:
             f"The ceilings in {ceilings_file} are of {roofline.ceilings.precision}, not "
             f"{roofline.precision}; they are not used."
         )
-    if not any(each.source == DATASHEET for each in roofline.limits):
-        lines.append(f"No datasheet peak of {title} at {roofline.precision} is known.")
     lines += _untimed(roofline)
     return [
         *lines,
-        f"GB: read and written by the operators as launched, at {roofline.precision}, weights "
-        "included; autocast's casts and what stays float32 beside fp16 are left out.",
+        f"GB launched: read and written by the operators as launched, at {roofline.precision}, "
+        "weights included; autocast's casts and what stays float32 beside fp16 are left out.",
+        "ideal GB: of the matrix products alone, all else fused into them; FLOP/B is of these.",
         "limit, ceiling: the least time by the datasheet and by the measured ceilings: sum over "
-        "operators of the longer of arithmetic and ideal traffic, all else fused away.",
+        "operators of the longer of arithmetic and ideal traffic. bound by: the larger of the two "
+        "sums, by the ceilings where there are some.",
         "A stage that runs beside another one can take less than its limit.",
     ]
 
@@ -153,8 +154,8 @@ def _untimed(roofline: Roofline) -> list[str]:
     everything = sum(len(arms) for arms in roofline.cases.values())
     measure = f"srbench run --gpu {roofline.profile.name}, then srbench roofline --run RUN"
     return [
-        f"Times are not measured ({reason}) for "
-        f"{'all' if len(names) == everything else ', '.join(names)}; measure them: {measure}"
+        ("No times: " if len(names) == everything else f"No times of {', '.join(names)}: ")
+        + f"{reason}. To measure them: {measure}"
         for reason, names in cells.items()
     ]
 
@@ -169,31 +170,32 @@ def _percent(value: float | None) -> str:
 
 def console_text(roofline: Roofline, cards: dict[str, Limits], ceilings_file: Path) -> str:
     """Everything, for stdout."""
-    return "\n\n".join(
-        f"{heading}\n{body}" for heading, body in _parts(roofline, cards, plain_table)
-    ) + "\n\n" + "\n".join(notes(roofline, ceilings_file))  # fmt: skip
+    above = "\n".join(warnings(roofline, str))
+    tables = [f"{heading}\n{body}" for heading, body in _parts(roofline, cards, plain_table)]
+    below = "\n".join(notes(roofline, ceilings_file))
+    return "\n\n".join(filter(None, [above, *tables, below]))
 
 
 def markdown_text(
     roofline: Roofline, cards: dict[str, Limits], ceilings_file: Path, figure: str | None
 ) -> str:
     """A page with the figure first, where there is one."""
-    parts = [f"## {head}\n\n{body}" for head, body in _parts(roofline, cards, markdown.table)]
+    above = warnings(roofline, "**{}**".format)
+    pictures = [] if figure is None else [f"![Roofline: {roofline.label}]({figure})"]
     said = "\n".join(f"- {line}" for line in notes(roofline, ceilings_file))
-    title = f"# Roofline: {roofline.title}, {roofline.precision}"
-    pictures = [] if figure is None else [f"![Roofline: {roofline.title}]({figure})"]
-    return "\n\n".join([title, *pictures, said, *parts]) + "\n"
+    parts = [f"## {head}\n\n{body}" for head, body in _parts(roofline, cards, markdown.table)]
+    return "\n\n".join([f"# Roofline: {roofline.label}", *above, *pictures, said, *parts]) + "\n"
 
 
 def _parts(roofline: Roofline, cards: dict[str, Limits], table: Table) -> list[tuple[str, str]]:
     source = "" if roofline.run_id is None else f", times of {roofline.run_id}"
-    label = f"{roofline.title}, {roofline.precision}{source}"
+    label = f"{roofline.label}{source}"
     parts = [(f"{case}: {label}", case_table(arms, table)) for case, arms in roofline.cases.items()]
     if cards:
-        heading = "Least seconds an image by datasheet (a limit, nothing measured)"
+        heading = "Least seconds an image by datasheet at fp16 (a limit, nothing measured)"
         parts.append((heading, card_table(roofline, cards, table)))
-    if roofline.ceilings is not None:
-        found = roofline.ceilings
+    found = roofline.ceilings
+    if found is not None and found.precision == roofline.precision:
         heading = f"Ceilings measured on {roofline.profile.title}, {found.precision}"
         lines = [ceiling_table(found, roofline.limits, table), *fold_lines(found)]
         parts.append((f"{heading}, {found.measured_at}", "\n\n".join(lines)))

@@ -68,7 +68,7 @@ def test_a_card_that_is_not_here_has_counts_and_datasheet_limits(srbench: Srbenc
 def test_without_a_gpu_every_card_has_its_limit_and_nothing_is_measured(srbench: Srbench) -> None:
     done = srbench("roofline", "--cases", CASE, "--out", "pages")
     assert done.code == ExitCode.OK
-    for words in ("a10 s", "h100 s", "No ceiling was measured", "Times are not measured"):
+    for words in ("a10 s", "h100 s", "No ceiling was measured", "No times: no run is stored"):
         assert words in done.out
     assert Path("pages/cpu_roofline.md").is_file()
     assert not Path("results/cpu").exists()
@@ -128,13 +128,25 @@ def test_a_run_is_held_against_the_networks_it_measured(srbench: Srbench, measur
     assert arm["percent_of_limit"]["measured"] == pytest.approx(100 * limit / arm["time_ms"])
     assert arm["stages"]["unet"]["time_ms"] > 0
     assert (root / "cpu" / f"{measured.stem}.limits.json").is_file()
-    # The published networks are other work: their times are not those of this run.
-    plain = srbench(
-        "roofline", "--gpu", "cpu", "--results", root, "--cases", CASE,
+    page = Path(document["page"])
+    assert page == Path(f"reports/cpu_roofline_{measured.stem}.md")
+    assert document["synthetic_weights"] == "mini"
+    written = page.read_text()
+    assert "**SYNTHETIC weights** (mini)" in written
+    # Without --run the newest run that fits is shown, at its precision.
+    plain = srbench("roofline", "--results", root, "--pipelines", "s3diff-baseline")
+    assert plain.code == ExitCode.OK, plain.err
+    assert page.read_text() == written
+    assert plain.err == "counting 1 case x 1 pipeline\n"
+    # Options make it other work: the published networks are not those of this run.
+    other = srbench(
+        "roofline", "--gpu", "cpu", "--results", root, "--cases", CASE, "--precision", "fp16",
         "--pipelines", "s3diff-baseline",
     )  # fmt: skip
-    assert plain.code == ExitCode.OK
-    assert "measured other networks (mini)" in plain.out
+    assert other.code == ExitCode.OK
+    assert f"run {measured.stem} is fp32, this is fp16" in other.out
+    assert "Ceilings measured on" not in other.out
+    assert page.read_text() == written, "a page of counts alone has a name of its own"
 
 
 @pytest.mark.parametrize(
@@ -193,5 +205,5 @@ def test_the_ceilings_of_this_cpu_are_measured_once(srbench: Srbench) -> None:
     assert "of the time of upsampling and convolution" in first.out
     before = Path("results/cpu/ceilings.json").read_bytes()
     again = srbench(*arguments)
-    assert again.err == ""
+    assert again.err == "counting 1 case x 1 pipeline\n"
     assert Path("results/cpu/ceilings.json").read_bytes() == before

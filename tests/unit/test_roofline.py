@@ -90,13 +90,30 @@ def test_the_limit_is_the_longer_one_of_each_operator() -> None:
     assert limit_seconds((), CARD) == 0
 
 
-def test_the_regime_follows_the_bytes_as_launched() -> None:
+def test_the_regime_is_the_larger_term_of_the_limit() -> None:
     stages = work_by_stage({}, read_operators(LINES, "fp16"))
     assert regime(stages["vae_encode"], CARD) == "memory", "8 s of arithmetic, 16 s of memory"
-    assert regime(stages["unet"], CARD) == "memory", "40 s of arithmetic, 76 s of memory"
-    fused = whole_work(read_operators(LINES[:1], "fp16"))
-    assert regime(fused, CARD) == "compute", "40 s of arithmetic, 16 s of memory"
+    assert regime(stages["unet"], CARD) == "compute", "40 s, 8 s ideally, 76 s as launched"
     assert regime(work_by_stage({"unet": 3}, ())["unet"], CARD) is None
+    nothing = whole_work(read_operators(LINES[2:], "fp16"))
+    assert regime(nothing, CARD) is None, "traffic that is fused away leaves no limit"
+
+
+def test_stages_without_work_but_with_a_time_are_kept() -> None:
+    times = Times(latency_ms=3.0, stages_ms={"color_fix": 1.0, "unet": 2.0})
+    stages = build([CARD], times).cases["1x1x1"]["arm"].stages
+    assert list(stages) == ["vae_encode", "unet", "color_fix"]
+    assert (stages["color_fix"].work.flops, stages["color_fix"].time_ms) == (0, 1.0)
+    assert stages["color_fix"].percent_of("datasheet") is None
+
+
+def test_a_limit_of_nothing_has_no_share() -> None:
+    lines = [*LINES, ["color_fix", "norm", 0, 0, 60, 0, 1]]
+    times = Times(latency_ms=3.0, stages_ms={"color_fix": 1.0})
+    counted = CountedOperators(**COUNTS, operators=lines)  # type: ignore[arg-type]
+    entry = build([CARD], times, counted).cases["1x1x1"]["arm"].stages["color_fix"]
+    assert entry.limits_ms == {"datasheet": 0.0}
+    assert (entry.percent_of("datasheet"), entry.regime, entry.flop_per_byte) == (None, None, None)
 
 
 def test_measured_limits_are_the_best_of_each_kind() -> None:
@@ -148,9 +165,9 @@ def test_shares_are_limit_over_time() -> None:
 
 
 def test_the_measured_ceilings_decide_the_regime() -> None:
-    slow = Limits(source="measured", flops_per_s=1.0, bytes_per_s=10.0, kinds={})
-    assert build([CARD]).cases["1x1x1"]["arm"].stages["unet"].regime == "memory"
-    assert build([CARD, slow]).cases["1x1x1"]["arm"].stages["unet"].regime == "compute"
+    slow = Limits(source="measured", flops_per_s=100.0, bytes_per_s=1.0, kinds={})
+    assert build([CARD]).cases["1x1x1"]["arm"].stages["unet"].regime == "compute"
+    assert build([CARD, slow]).cases["1x1x1"]["arm"].stages["unet"].regime == "memory"
     assert build([]).cases["1x1x1"]["arm"].stages["unet"].regime is None
 
 
@@ -172,6 +189,17 @@ def test_the_document_has_what_is_promised() -> None:
     assert list(document["stages"]) == ["vae_encode", "unet"]
     assert document["stages"]["unet"]["tflop"] == 4000 / 1e12
     assert document["stages"]["unet"]["bytes"] == 160 + 600
+    assert document["stages"]["unet"]["ideal_bytes"] == 80
+    assert document["stages"]["unet"]["flop_per_byte"] == 4000 / 80
     assert document["datasheet_limit_ms"] == {"card": 56_000.0}
     assert document["not_measured"] == "no run is stored"
     assert document["time_ms"] is None
+
+
+def test_datasheets_are_of_fp16_whatever_the_precision_of_the_table() -> None:
+    key = ("1x1x1", "arm")
+    achieved = Achieved(run_id=None, times={}, reasons={key: "no run is stored"})
+    found = build_roofline(CARD_PROFILE, "fp32", {key: COUNTED}, achieved, None, [])
+    document = found.cases["1x1x1"]["arm"].to_json({"card": CARD})
+    assert document["ideal_bytes"] == 4 * 40 + 2 * 160
+    assert document["datasheet_limit_ms"] == {"card": 56_000.0}

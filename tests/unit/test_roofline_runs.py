@@ -14,7 +14,8 @@ from srbench.report.html.table import Table
 from srbench.report.model import build_model
 from srbench.report.roofline import limit_table
 from srbench.report.tables import plain_table
-from srbench.roofline.achieved import Achieved, achieved_in, newest_achieved, runs_of, times_of
+from srbench.roofline.achieved import Achieved, achieved_in, newest_achieved, timed_runs, times_of
+from srbench.roofline.ceilings import CeilingsFile
 from srbench.roofline.figure import points, roofline_figure
 from srbench.roofline.limits import Limits, datasheet_limits
 from srbench.roofline.model import Roofline, build_roofline
@@ -53,7 +54,7 @@ def roofline(run: Run | None = None) -> Roofline:
     achieved = (
         Achieved(run_id=None, times={}, reasons=dict.fromkeys(COUNTED, "no run is stored"))
         if run is None
-        else achieved_in(run, COUNTED, OPTIONS)
+        else achieved_in(run, "fp16", COUNTED, OPTIONS)
     )
     known = [each for each in limits if each is not None]
     return build_roofline(load_profile("h100"), "fp16", COUNTED, achieved, None, known)
@@ -74,7 +75,7 @@ def test_times_are_medians_over_all_blocks() -> None:
 
 
 def test_a_run_of_the_same_work_tells_times() -> None:
-    found = achieved_in(RUN, COUNTED, OPTIONS)
+    found = achieved_in(RUN, "fp16", COUNTED, OPTIONS)
     assert found.run_id == RUN.head.run_id
     assert set(found.times) == set(COUNTED)
     assert found.reasons == {}
@@ -86,10 +87,11 @@ def test_a_run_of_the_same_work_tells_times() -> None:
         (run_of(cases=["16x16x2"]), "not in"),
         (run_of(options={arm: {"latent_tile": 64} for arm in OPTIONS}), "other options"),
         (run_of({"unet": 4_900_000_000}), "other networks"),
+        (run_of(precision="fp32"), "is fp32, this is fp16"),
     ],
 )
 def test_other_work_has_no_times_here(run: Run, reason: str) -> None:
-    found = achieved_in(run, COUNTED, OPTIONS)
+    found = achieved_in(run, "fp16", COUNTED, OPTIONS)
     assert found.times == {}
     assert all(reason in text for text in found.reasons.values())
     assert len(found.reasons) == 2
@@ -97,7 +99,7 @@ def test_other_work_has_no_times_here(run: Run, reason: str) -> None:
 
 def test_a_crashed_arm_has_no_times() -> None:
     cells = [replace(cell, outcome="crash", samples=[]) for cell in RUN.cells]
-    found = achieved_in(replace(RUN, cells=cells), COUNTED, OPTIONS)
+    found = achieved_in(replace(RUN, cells=cells), "fp16", COUNTED, OPTIONS)
     assert found.times == {}
     assert all("no image of it was timed" in text for text in found.reasons.values())
 
@@ -114,17 +116,17 @@ def test_the_newest_run_that_fits_is_taken(tmp_path: Path) -> None:
     for run_id, head in ids.items():
         write_run(run_of(run_id=run_id, **head), tmp_path)
     (tmp_path / "h100" / "20250106T000000Z-h100-0006.jsonl").write_text("torn\n")
-    paths = runs_of(tmp_path, "h100")
-    assert len(paths) == 6
-    found = newest_achieved(paths, "fp16", COUNTED, OPTIONS, said.append)
+    runs = timed_runs(tmp_path, "h100", said.append)
+    assert [run.head.run_id[-4:] for run in runs] == ["0005", "0003", "0002", "0001"]
+    found = newest_achieved(runs, "fp16", COUNTED, OPTIONS)
     assert found.run_id == "20250102T000000Z-h100-0002"
     assert len(said) == 1
     assert "0006" in said[0]
-    none = newest_achieved(paths[4:5], "fp16", COUNTED, OPTIONS, said.append)
-    assert none.times == {}
+    none = newest_achieved(runs[:2], "fp16", COUNTED, OPTIONS)
+    assert (none.times, none.run_id) == ({}, None)
     assert all("other options" in text for text in none.reasons.values())
-    assert runs_of(tmp_path, "a10") == []
-    nothing = newest_achieved([], "fp16", COUNTED, OPTIONS, said.append)
+    assert timed_runs(tmp_path, "a10", said.append) == []
+    nothing = newest_achieved([], "fp16", COUNTED, OPTIONS)
     assert nothing.reasons[CASE, BASELINE] == "no run is stored"
 
 
@@ -133,9 +135,11 @@ def test_the_table_shows_shares_of_a_run() -> None:
     table = case_table(found.cases[CASE], plain_table).splitlines()
     whole = next(line.split() for line in table if "image" in line and OPTIMIZED in line)
     entry = found.cases[CASE][OPTIMIZED].whole
-    assert whole[2] == f"{5e9 / 1e12:.3f}"
+    assert whole[2] == "0.00500"
     assert float(whole[-1]) == pytest.approx(entry.percent_of("measured") or 0, abs=0.5)
-    assert not any("color_fix" in line for line in table), "it has neither work nor bytes"
+    stages = [line.split()[1] for line in table if line.startswith(OPTIMIZED)]
+    assert stages == [*found.cases[CASE][OPTIMIZED].stages, "image"], "every stage has its row"
+    assert {"scheduler", "color_fix"} & set(stages), "timed, though nothing was counted"
 
 
 def test_without_a_run_the_page_says_what_to_do(tmp_path: Path) -> None:
@@ -150,7 +154,8 @@ def test_without_a_run_the_page_says_what_to_do(tmp_path: Path) -> None:
     assert "](a.svg)" in page
     assert "\n| --- | --- | ---: |" in page
     assert "![" not in markdown_text(found, {}, file, None)
-    assert "Times are not measured" not in "".join(notes(roofline(RUN), file))
+    assert "No times: no run is stored. To measure them" in page
+    assert "No times" not in "".join(notes(roofline(RUN), file))
 
 
 def test_cards_are_laid_beside_each_other() -> None:
@@ -169,9 +174,11 @@ def test_cards_are_laid_beside_each_other() -> None:
 
 def test_points_are_drawn_where_there_is_work() -> None:
     found = points(roofline(RUN))
-    assert {point.stage for point in found} == {"unet", "vae_encode"}
+    assert {point.stage for point in found} == {"unet", "vae_encode", "image"}
+    unet = next(point for point in found if point.stage == "unet")
+    assert unet.flop_per_byte == pytest.approx(1e9 / 8e6), "of the ideal traffic, at fp16"
     assert all(point.tflop_per_s for point in found)
-    figure = roofline_figure(roofline(RUN), {})
+    figure = roofline_figure(roofline(RUN))
     assert figure is not None
     assert [axes.get_title() for axes in figure.axes] == [BASELINE, OPTIMIZED]
     for axes in figure.axes:
@@ -179,16 +186,23 @@ def test_points_are_drawn_where_there_is_work() -> None:
     legend = figure.legends[-1].get_texts()
     assert [text.get_text().partition(":")[0] for text in legend] == ["datasheet", "measured"]
     assert RUN.head.run_id in figure.get_suptitle()
-    untimed = roofline_figure(roofline(), {})
+    assert any(text.get_text() == "conv" for text in figure.axes[0].texts)
+
+
+def test_without_times_ticks_mark_intensities() -> None:
+    untimed = roofline_figure(roofline())
     assert untimed is not None
-    assert "no time was measured" in untimed.get_suptitle()
+    assert "no time was measured, ticks mark" in untimed.get_suptitle()
+    axes = untimed.axes[0]
+    assert {"unet", "vae_encode", "image"} <= {text.get_text() for text in axes.texts}
+    assert not any(line.get_marker() in ("o", "s") for line in axes.lines), "no rate is claimed"
 
 
 def test_nothing_is_drawn_of_a_pipeline_without_bytes() -> None:
     bare = {key: replace(WORK, operators=[]) for key in COUNTED}
     achieved = Achieved(run_id=None, times={}, reasons={})
     found = build_roofline(load_profile("h100"), "fp16", bare, achieved, None, [])
-    assert roofline_figure(found, {}) is None
+    assert roofline_figure(found) is None
 
 
 def test_the_limits_of_a_run_are_kept_for_its_report(tmp_path: Path) -> None:
@@ -205,6 +219,43 @@ def test_the_limits_of_a_run_are_kept_for_its_report(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="damaged") as error:
             read_limits(tmp_path, RUN.head)
         assert "\n" not in str(error.value)
+
+
+def test_synthetic_weights_are_said_everywhere(tmp_path: Path) -> None:
+    found = roofline(run_of(weights={"synthetic": True, "label": "mini", "kind": "mini"}))
+    page = markdown_text(found, {}, tmp_path, None)
+    title, warning = page.split("\n\n")[:2]
+    assert title == "# Roofline: NVIDIA H100, fp16, SYNTHETIC weights"
+    assert warning.startswith("**SYNTHETIC weights** (mini): counts and limits are of")
+    assert f"## {CASE}: NVIDIA H100, fp16, SYNTHETIC weights, times of" in page
+    assert console_text(found, {}, tmp_path).startswith("SYNTHETIC weights (mini)")
+    figure = roofline_figure(found)
+    assert figure is not None
+    assert "SYNTHETIC weights" in figure.get_suptitle()
+    trained = markdown_text(roofline(run_of(weights={"synthetic": False})), {}, tmp_path, None)
+    assert "SYNTHETIC" not in trained
+
+
+def test_a_card_without_a_limit_keeps_its_name(tmp_path: Path) -> None:
+    achieved = Achieved(run_id=None, times={}, reasons={})
+    found = build_roofline(load_profile("h200"), "fp32", COUNTED, achieved, None, [])
+    title, warning = markdown_text(found, {}, tmp_path, None).split("\n\n")[:2]
+    assert title == f"# Roofline: {load_profile('h200').title}, fp32"
+    assert "has no fp32 peak" in warning
+    assert "has no fp32 peak" in console_text(found, {}, tmp_path).splitlines()[0]
+    assert roofline_figure(found) is None
+
+
+def test_ceilings_of_another_precision_are_not_shown(tmp_path: Path) -> None:
+    ceilings = CeilingsFile(
+        profile="h100", device="cuda", precision="fp32", measured_at="then", srbench_version="0",
+        fingerprint={}, ceilings=[],
+    )  # fmt: skip
+    text = console_text(replace(roofline(), ceilings=ceilings), {}, tmp_path)
+    assert "they are not used" in text
+    assert "Ceilings measured on" not in text
+    same = replace(roofline(), ceilings=replace(ceilings, precision="fp16"))
+    assert "Ceilings measured on" in console_text(same, {}, tmp_path)
 
 
 def cell(table: Table, row: int, column: str) -> float | None:
