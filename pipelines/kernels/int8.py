@@ -63,8 +63,12 @@ def int8_linear(
 def integer_product(left: Tensor, right: Tensor) -> Tensor:
     """int8 [M, K] times int8 [N, K] transposed, exact, [M, N] int32.
 
-    Zeros pad what is smaller than the vendor's kernel takes; they add nothing to any sum.
+    On a CPU in float64, which holds every such sum: oneDNN's int8 products saturate in 16 bits
+    where the processor lacks VNNI, or was asked for AVX2 kernels. On CUDA zeros pad what is smaller
+    than the vendor's kernel takes; they add nothing to any sum.
     """
+    if left.device.type == "cpu":
+        return (left.double() @ right.double().t()).to(torch.int32)
     rows, columns = left.shape[0], right.shape[0]
     depth = -left.shape[1] % _MULTIPLE
     left = F.pad(left, (0, depth, 0, max(0, _LEAST_ROWS - rows)))
