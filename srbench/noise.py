@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields
 from math import expm1
 from pathlib import Path
 from typing import Any
 
-from srbench.durable import replace_file
-from srbench.errors import UsageError
+from srbench.documents import DocumentKind, read_document, write_document
 from srbench.outcome import one_line
 from srbench.stats.power import minimum_detectable_difference, minimum_detectable_effect
 from srbench.stats.sequential import look_against, look_for
 
-NOISE_VERSION = 1
+_KIND = DocumentKind("noise", "noise record", 1, "measure again: srbench aa")
 MOST_SD = 10.0
 """In log units: blocks that differ by a factor of 20,000 are no measurement."""
 
@@ -88,25 +86,8 @@ def read_noise(root: Path, profile: str) -> NoiseFile | None:
         UsageError: The file is damaged, or written by a newer srbench.
     """
     path = noise_path(root, profile)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise _damaged(path, "no JSON") from error
-    if not isinstance(content, dict) or content.get("kind") != "noise":
-        raise _damaged(path, "no noise record")
-    version = content.get("schema_version")
-    if type(version) is not int or version < 1:
-        raise _damaged(path, "no schema_version")
-    if version > NOISE_VERSION:
-        raise UsageError(
-            f"{path}: schema_version {version} is newer than {NOISE_VERSION}, the newest that this "
-            "srbench reads; upgrade srbench"
-        )
-    return _parse(path, content)
+    content = read_document(path, _KIND)
+    return None if content is None else _parse(path, content)
 
 
 def write_noise(root: Path, noise: NoiseFile) -> Path:
@@ -119,11 +100,7 @@ def write_noise(root: Path, noise: NoiseFile) -> Path:
         UsageError: It cannot be written.
     """
     path = noise_path(root, noise.profile)
-    content = {"kind": "noise", "schema_version": NOISE_VERSION, **asdict(noise)}
-    try:
-        replace_file(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
+    write_document(path, _KIND, asdict(noise))
     return path
 
 
@@ -133,26 +110,22 @@ _TEXTS = tuple(f.name for f in fields(NoiseFile) if f.type == "str")
 def _parse(path: Path, content: dict[str, Any]) -> NoiseFile:
     known = [f.name for f in fields(NoiseFile)]
     if missing := [name for name in known if name not in content]:
-        raise _damaged(path, f"no {missing[0]}")
+        raise _KIND.damaged(path, f"no {missing[0]}")
     for name in _TEXTS:
         if not isinstance(content[name], str):
-            raise _damaged(path, f"{name} is no text")
+            raise _KIND.damaged(path, f"{name} is no text")
     if not isinstance(content["driver"], str | None):
-        raise _damaged(path, "driver is no text")
+        raise _KIND.damaged(path, "driver is no text")
     for name in ("pairs", "blocks"):
         if type(content[name]) is not int or content[name] < 1:
-            raise _damaged(path, f"{name} is no number of 1 or more")
+            raise _KIND.damaged(path, f"{name} is no number of 1 or more")
     if content["profile"] != path.stem:
-        raise _damaged(path, f"it is of profile {one_line(content['profile'], 40)!r}")
+        raise _KIND.damaged(path, f"it is of profile {one_line(content['profile'], 40)!r}")
     sd = content["sd"]
     if not isinstance(sd, dict) or not sd or not all(map(_is_deviation, sd.values())):
-        raise _damaged(path, f"sd is no table of numbers from 0 to {MOST_SD:g}")
+        raise _KIND.damaged(path, f"sd is no table of numbers from 0 to {MOST_SD:g}")
     return NoiseFile(**{name: content[name] for name in known})
 
 
 def _is_deviation(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= MOST_SD
-
-
-def _damaged(path: Path, what: str) -> UsageError:
-    return UsageError(f"{path}: damaged ({what}); measure again: srbench aa")

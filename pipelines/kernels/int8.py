@@ -9,13 +9,13 @@ float32 operation: the reciprocal 127 / max, its product with the value, and rin
 
 from __future__ import annotations
 
-from functools import lru_cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import register_flop_formula
+
+from pipelines.kernels.operators import on_cuda
 
 Tensor = torch.Tensor
 
@@ -97,40 +97,22 @@ def _int8_linear_reference(
     out.copy_(product if bias is None else product.add_(bias.float()))
 
 
-@lru_cache(maxsize=16)
-def _has_triton(device: torch.device) -> bool:
-    """Whether the kernels run there: int8 matrix units that Triton knows begin with sm80."""
-    return find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-def _quantize_rows_cuda(x: Tensor, values: Tensor, scales: Tensor) -> None:
-    if x.dtype == torch.float64 or not _has_triton(x.device):
-        return _quantize_rows_reference(x, values, scales)
-    from pipelines.kernels.triton_int8 import launch_quantize_rows
-
-    return launch_quantize_rows(x, values, scales)
-
-
-def _int8_linear_cuda(
-    x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None, out: Tensor
-) -> None:
-    if x.dtype == torch.float64 or not _has_triton(x.device):
-        return _int8_linear_reference(x, weight, scales, bias, out)
-    from pipelines.kernels.triton_int8 import launch_int8_linear
-
-    return launch_int8_linear(x, weight, scales, bias, out)
+def _narrow(x: Tensor, *_: Any) -> bool:
+    """The kernels compute in float32."""
+    return x.dtype != torch.float64
 
 
 def _nothing(*_: Any) -> None:
     """On the meta device nothing is written."""
 
 
-for _name, _cpu, _cuda in (
-    ("quantize_rows", _quantize_rows_reference, _quantize_rows_cuda),
-    ("int8_linear", _int8_linear_reference, _int8_linear_cuda),
+for _name, _reference in (
+    ("quantize_rows", _quantize_rows_reference),
+    ("int8_linear", _int8_linear_reference),
 ):
-    _library.impl(_name, _cpu, "CPU")
-    _library.impl(_name, _cuda, "CUDA")
+    _launcher = "pipelines.kernels.triton_int8", f"launch_{_name}"
+    _library.impl(_name, _reference, "CPU")
+    _library.impl(_name, on_cuda(_reference, *_launcher, _narrow), "CUDA")
     _library.impl(_name, _nothing, "Meta")
 
 

@@ -15,7 +15,8 @@ from pipelines.kernels import layouts, reference
 
 _LIBRARY = torch.library.Library("pipelines", "FRAGMENT")
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order)
-_OLDEST_CARD = (8, 0)
+OLDEST_CARD = (8, 0)
+"""Compute capability from which the kernels run."""
 
 _VECTORS = "Tensor weight, Tensor bias, float eps, Tensor? shift=None, bool silu=True"
 
@@ -39,11 +40,20 @@ def _launcher(module: str, name: str) -> Callable[..., Any] | None:
 
 @cache
 def _card_runs_triton(index: int) -> bool:
-    return torch.cuda.get_device_capability(index) >= _OLDEST_CARD
+    return torch.cuda.get_device_capability(index) >= OLDEST_CARD
 
 
-def _on_cuda(name: str, module: str, wanted: Callable[..., bool]) -> Callable[..., Any]:
-    fallback = getattr(reference, name)
+def on_cuda(
+    fallback: Callable[..., Any], module: str, name: str, wanted: Callable[..., bool]
+) -> Callable[..., Any]:
+    """An operator's implementation for CUDA tensors.
+
+    Args:
+        fallback: In PyTorch; takes all arguments, on any card.
+        module: Where the kernel's launcher is; imported when the first CUDA tensor comes.
+        name: Of the launcher.
+        wanted: Whether the kernel takes these arguments.
+    """
 
     def run(*args: Any) -> Any:
         device = args[0].device
@@ -74,7 +84,8 @@ def _register(
     """
     _LIBRARY.define(name + signature, tags=_TAGS)
     _LIBRARY.impl(name, getattr(reference, name), "CPU")
-    _LIBRARY.impl(name, _on_cuda(name, f"pipelines.kernels.triton_{module}", wanted), "CUDA")
+    launcher = f"pipelines.kernels.triton_{module}", name
+    _LIBRARY.impl(name, on_cuda(getattr(reference, name), *launcher, wanted), "CUDA")
     _LIBRARY.impl(name, meta, "Meta")
 
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from pipelines.contract import PipelineError
-
-FULL_CAPABILITY = (8, 0)
+from pipelines.kernels.operators import OLDEST_CARD
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ class Card:
     @property
     def has_kernels(self) -> bool:
         """Whether the Triton kernels and flash attention run on it."""
-        return self.capability is not None and self.capability >= FULL_CAPABILITY
+        return self.capability is not None and self.capability >= OLDEST_CARD
 
     @property
     def remark(self) -> str:

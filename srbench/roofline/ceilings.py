@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from srbench.durable import replace_file
-from srbench.errors import UsageError
+from srbench.documents import DocumentKind, read_document, write_document
 from srbench.shape import misfit
 
-CEILINGS_VERSION = 1
-_KIND = "ceilings"
+_KIND = DocumentKind(
+    "ceilings", "record of ceilings", 1, "measure again: srbench roofline --measure"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,11 +107,7 @@ def write_ceilings(root: Path, ceilings: CeilingsFile) -> Path:
         UsageError: It cannot be written.
     """
     path = ceilings_path(root, ceilings.profile)
-    content = {"kind": _KIND, "schema_version": CEILINGS_VERSION, **asdict(ceilings)}
-    try:
-        replace_file(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
+    write_document(path, _KIND, asdict(ceilings))
     return path
 
 
@@ -123,33 +118,18 @@ def read_ceilings(root: Path, profile: str) -> CeilingsFile | None:
         UsageError: The file is damaged, or written by a newer srbench.
     """
     path = ceilings_path(root, profile)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    content = read_document(path, _KIND)
+    if content is None:
         return None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise _damaged(path, "no JSON") from error
-    if not isinstance(content, dict) or content.get("kind") != _KIND:
-        raise _damaged(path, "no record of ceilings")
-    version = content.get("schema_version")
-    if type(version) is not int or version < 1:
-        raise _damaged(path, "no schema_version")
-    if version > CEILINGS_VERSION:
-        raise UsageError(
-            f"{path}: schema_version {version} is newer than {CEILINGS_VERSION}, the newest that "
-            "this srbench reads; upgrade srbench"
-        )
     found = content.get("ceilings")
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        raise _damaged(path, "ceilings is no list of records")
+        raise _KIND.damaged(path, "ceilings is no list of records")
     ceilings = [_built(Ceiling, each, path) for each in found]
     if any(time <= 0 for each in ceilings for time in each.times_ms):
-        raise _damaged(path, "a time is not above 0")
+        raise _KIND.damaged(path, "a time is not above 0")
     known: CeilingsFile = _built(CeilingsFile, {**content, "ceilings": ceilings}, path)
     if known.profile != profile:
-        raise _damaged(path, f"it is of profile {known.profile!r}")
+        raise _KIND.damaged(path, f"it is of profile {known.profile!r}")
     return known
 
 
@@ -161,11 +141,7 @@ def _built(cls: type[Any], content: dict[str, Any], path: Path) -> Any:
         wrong = misfit(cls, values)
         found = None if wrong else cls(**values)
     except TypeError as error:
-        raise _damaged(path, str(error)) from error
+        raise _KIND.damaged(path, str(error)) from error
     if found is None:
-        raise _damaged(path, str(wrong))
+        raise _KIND.damaged(path, str(wrong))
     return found
-
-
-def _damaged(path: Path, what: str) -> UsageError:
-    return UsageError(f"{path}: damaged ({what}); measure again: srbench roofline --measure")
