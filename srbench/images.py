@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-import struct
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image
 
+from pipelines.contract import PipelineError
+from pipelines.pictures import SUFFIXES, list_pictures, read_picture
 from srbench.errors import UsageError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, OverflowError, TypeError)
-_WHITE_16 = 65535
+__all__ = ["SUFFIXES", "list_images", "read_image", "write_image"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +29,7 @@ def list_images(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
-    found = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES)
+    found = list_pictures(folder)
     if not found:
         raise UsageError(f"{folder}: no image in it (looked for {', '.join(SUFFIXES)})")
     return found
@@ -46,29 +44,10 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         UsageError: Missing, empty, truncated, no image, of an unsupported depth, or far too large.
     """
-    if path.is_dir():
-        raise UsageError(f"{path}: a folder, expected an image file")
-    if not path.exists():
-        raise UsageError(f"{path}: no such file")
     try:
-        if path.stat().st_size == 0:
-            raise UsageError(f"{path}: empty file, expected an image")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            pixels, orientation = _decode(path)
-    except PermissionError as error:
-        raise UsageError(f"{path}: not readable ({error.strerror})") from error
-    except UnidentifiedImageError as error:
-        raise UsageError(f"{path}: not an image, or of an unknown format") from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise UsageError(
-            f"{path}: more than {Image.MAX_IMAGE_PIXELS} pixels, refused as a possible "
-            "decompression bomb; crop it first"
-        ) from error
-    except _BROKEN as error:
-        raise UsageError(f"{path}: truncated or damaged image ({_one_line(error)})") from error
-    return np.ascontiguousarray(_to_rgb8(_orient(pixels, orientation), path))
+        return read_picture(path, lambda line: logger.warning("srbench: %s", line))
+    except PipelineError as error:
+        raise UsageError(str(error)) from error
 
 
 def write_image(path: Path, pixels: NDArray[np.uint8]) -> None:
@@ -101,76 +80,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _decode(path: Path) -> tuple[NDArray[Any], int]:
-    """Pixels as stored ([H, W] or [H, W, channels], uint8 or uint16) and the EXIF orientation."""
-    with Image.open(path) as image:
-        wide = any(";16" in str(tile[3]) for tile in image.tile) and not image.mode.startswith("I")
-        if wide:
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            return _decode_16bit_colour(path), orientation
-        image.load()
-        # Some plugins apply the orientation while loading and clear the tag.
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        if image.mode.startswith("I"):
-            values = np.asarray(image)
-            if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > _WHITE_16:
-                raise ValueError("values beyond 16 bits")
-            return values.astype(np.uint16), orientation
-        if image.mode == "F":
-            raise ValueError("floating-point pixels; convert it to 8 or 16 bits")
-        has_alpha = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La")
-        return np.asarray(image.convert("RGBA" if has_alpha else "RGB")), orientation
-
-
-def _decode_16bit_colour(path: Path) -> NDArray[np.uint16]:
-    """Colour files of 16 bits a channel, which Pillow would cut to the upper byte."""
-    import cv2
-
-    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    stored = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), flags)
-    if stored is None or stored.dtype != np.uint16:
-        raise ValueError("16-bit colour image that cannot be decoded")
-    if stored.ndim == 3:
-        order = [2, 1, 0, 3][: stored.shape[2]]
-        stored = stored[..., order]
-    return np.asarray(stored, dtype=np.uint16)
-
-
-def _orient(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    match orientation:
-        case 2:
-            return pixels[:, ::-1]
-        case 3:
-            return pixels[::-1, ::-1]
-        case 4:
-            return pixels[::-1]
-        case 5:
-            return pixels.swapaxes(0, 1)
-        case 6:
-            return np.rot90(pixels, -1)
-        case 7:
-            return np.rot90(pixels, 2).swapaxes(0, 1)
-        case 8:
-            return np.rot90(pixels, 1)
-    return pixels
-
-
-def _to_rgb8(pixels: NDArray[Any], path: Path) -> NDArray[np.uint8]:
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
-    top = np.iinfo(pixels.dtype).max
-    values = pixels[..., :3].astype(np.float64)
-    if pixels.shape[2] == 4:
-        alpha = pixels[..., 3:].astype(np.float64) / top
-        if alpha.min() < 1:
-            logger.warning("srbench: %s: transparent parts are put onto white", path)
-        else:
-            logger.warning("srbench: %s: the alpha channel is dropped", path)
-        values = values * alpha + top * (1 - alpha)
-    return np.asarray(np.rint(values * 255 / top), dtype=np.uint8)
