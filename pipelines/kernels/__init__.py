@@ -20,6 +20,10 @@ predicted gain (nothing here was measured):
 | geglu             | e x                    | e x / 2     | 1.5 e x; 2.5 e x                 |
 | wavelet_color_fix | 16 B a value           | 8 B a value | 24 B; about 480 B                |
 | merge_lora        | master, low rank parts | out         | 6 B a weight; 14 B (fp32 to 16)  |
+| mish_pad          | e x, and e x for the   | e x         | 2 e x; 11 e x with a bias;       |
+|                   | residual and the extra |             | each addend 1 e x; 3 e x         |
+| pad_concat        | e x, e skip            | as much     | 2 e (x + skip); twice that       |
+| diffusion_step    | 8 B a value and e eps  | 4 B a value | 12 B + e; about 88 B + e         |
 
 All fusions together (step P9) are predicted to take the largest documented case on an H100 from
 1.14 to 0.98 s.
@@ -39,12 +43,15 @@ Tensor = torch.Tensor
 
 __all__ = [
     "add_residual",
+    "diffusion_step",
     "geglu",
     "group_norm",
     "group_normalize",
     "group_statistics",
     "merge_lora",
     "merge_statistics",
+    "mish_pad",
+    "pad_concat",
     "wavelet_color_fix",
 ]
 _ops = _operators.namespace()
@@ -181,3 +188,79 @@ def merge_lora(master: Tensor, mixed: Tensor, down: Tensor, scale: float, out: T
         out: [n, O, K], overwritten.
     """
     _ops.merge_lora.default(master, mixed, down, scale, out)
+
+
+def mish_pad(
+    x: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    residual_bias: Tensor | None = None,
+    extra: Tensor | None = None,
+    pad: int = 1,
+    mish: bool = True,
+) -> Tensor:
+    """Mish(x + bias) + residual + residual_bias + extra, padded by reflection, rounded once.
+
+    All that SRDiff's networks do between two convolutions: Mish(x) is x tanh(softplus(x)).
+
+    Args:
+        x: [B, C, H, W], as a convolution made it, without its bias.
+        bias: [C], of that convolution; float32 beside float16 x is fine, and so is a slice of a
+            longer vector.
+        residual: [B, C, H, W], or [B, C, H + 2, W + 2], padded itself: its interior is added.
+        residual_bias: [C], of the convolution that made the residual.
+        extra: [B, C, H, W] or [1, C, H, W], the condition of all samples.
+        pad: 0 or 1 pixel on every side; H and W must be larger than it.
+        mish: False leaves the activation out.
+
+    Returns:
+        [B, C, H + 2 pad, W + 2 pad] of the dtype of x, in channels_last memory.
+
+    Raises:
+        ValueError: The padding is not 0 or 1, or the map too small for it.
+    """
+    result: Tensor = _ops.mish_pad.default(x, bias, residual, residual_bias, extra, pad, mish)
+    return result
+
+
+def pad_concat(x: Tensor, bias: Tensor | None, skip: Tensor) -> Tensor:
+    """Channels of x + bias, padded by reflection, before those of a skip that is padded already.
+
+    Args:
+        x: [B, C, H, W], sides of at least 2.
+        bias: [C], of the convolution that made x; or None.
+        skip: [B, D, H + 2, W + 2].
+
+    Returns:
+        [B, C + D, H + 2, W + 2] of the dtype of x, in channels_last memory.
+
+    Raises:
+        ValueError: The map is too small to be reflected.
+    """
+    result: Tensor = _ops.pad_concat.default(x, bias, skip)
+    return result
+
+
+def diffusion_step(
+    x: Tensor,
+    eps: Tensor,
+    eps_bias: Tensor | None,
+    noise: Tensor,
+    coefficients: Tensor,
+    step: Tensor,
+) -> None:
+    """One step of ancestral sampling, in place: x = A clean + D x + sigma noise.
+
+    clean = clamp(B x - C (eps + eps_bias), -1, 1) is formed in float32 whatever eps is: at high
+    noise both products are in the thousands. The step is read on the device, so that a CUDA graph
+    of one step serves all.
+
+    Args:
+        x: [B, 3, H, W], float32 (or float64 with everything beside it), overwritten.
+        eps: The network's prediction, of the same shape and any float dtype.
+        eps_bias: [3], of the convolution that made eps; or None.
+        noise: Standard normal, like x.
+        coefficients: [T, 5], rows (B, C, A, D, sigma), of the dtype of x.
+        step: [1], int64, on the same device: the row.
+    """
+    _ops.diffusion_step.default(x, eps, eps_bias, noise, coefficients, step)

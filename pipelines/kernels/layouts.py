@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, channels_last, float16, float32
+from torch import Tensor, bfloat16, channels_last, float16, float32, int64
 
 _FLOATS = (float16, float32)
 
@@ -114,4 +114,71 @@ def lora_fits(master: Tensor, mixed: Tensor, down: Tensor, scale: float, out: Te
         and out.shape == master.shape
         and mixed.shape == (layers, outputs, rank)
         and down.shape == (layers, rank, inputs)
+    )
+
+
+def _beside(x: Tensor, other: Tensor | None, *shapes: tuple[int, ...]) -> bool:
+    """A feature map of one of these shapes, on the device of x, or left out."""
+    return other is None or (
+        _feature_map(other) and tuple(other.shape) in shapes and other.device == x.device
+    )
+
+
+def mish_fits(
+    x: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    residual_bias: Tensor | None = None,
+    extra: Tensor | None = None,
+    pad: int = 1,
+    mish: bool = True,
+) -> bool:
+    """For `mish_pad`."""
+    if not (_feature_map(x) and pad in (0, 1) and min(x.shape[2:]) > pad):
+        return False
+    batch, channels, height, width = x.shape
+    padded = batch, channels, height + 2, width + 2
+    return (
+        _vectors(x, bias, residual_bias)
+        and _beside(x, residual, tuple(x.shape), padded)
+        and _beside(x, extra, tuple(x.shape), (1, channels, height, width))
+    )
+
+
+def concat_fits(x: Tensor, bias: Tensor | None, skip: Tensor) -> bool:
+    """For `pad_concat`."""
+    if not (_feature_map(x) and min(x.shape[2:]) > 1 and skip.dim() == 4):
+        return False
+    batch, _, height, width = x.shape
+    return (
+        skip.dtype == x.dtype
+        and _beside(x, skip, (batch, skip.shape[1], height + 2, width + 2))
+        and _vectors(x, bias)
+    )
+
+
+def step_fits(
+    x: Tensor,
+    eps: Tensor,
+    eps_bias: Tensor | None,
+    noise: Tensor,
+    coefficients: Tensor,
+    step: Tensor,
+) -> bool:
+    """For `diffusion_step`; NCHW or NHWC memory, each as it likes."""
+    images = (x, eps, noise)
+    return (
+        x.dim() == 4
+        and x.numel() > 0
+        and x.shape[1] <= 16
+        and all(i.shape == x.shape for i in images)
+        and all(i.is_contiguous() or i.is_contiguous(memory_format=channels_last) for i in images)
+        and x.dtype == noise.dtype == coefficients.dtype == float32
+        and eps.dtype in (*_FLOATS, bfloat16)
+        and step.dtype == int64
+        and step.numel() == 1
+        and coefficients.is_contiguous()
+        and coefficients.shape[1:] == (5,)
+        and all(t.device == x.device for t in (*images, coefficients, step))
+        and _vectors(x, eps_bias)
     )

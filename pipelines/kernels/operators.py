@@ -106,6 +106,22 @@ def _empty_image(output: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
     return output.new_empty(output.shape, dtype=torch.float32)
 
 
+def _empty_padded(
+    x: torch.Tensor,
+    bias: Any = None,
+    residual: Any = None,
+    residual_bias: Any = None,
+    extra: Any = None,
+    pad: int = 1,
+    mish: bool = True,
+) -> torch.Tensor:
+    return reference.empty_padded(x, x.shape[1], pad)
+
+
+def _empty_concatenation(x: torch.Tensor, bias: Any, skip: torch.Tensor) -> torch.Tensor:
+    return reference.empty_padded(x, x.shape[1] + skip.shape[1], 1)
+
+
 def _nothing(*_: Any) -> None:
     return None
 
@@ -151,6 +167,29 @@ _register(
     "(Tensor master, Tensor mixed, Tensor down, float scale, Tensor(a!) out) -> ()",
     "lora",
     layouts.lora_fits,
+    _nothing,
+)
+_register(
+    "mish_pad",
+    "(Tensor x, Tensor? bias=None, Tensor? residual=None, Tensor? residual_bias=None, "
+    "Tensor? extra=None, int pad=1, bool mish=True) -> Tensor",
+    "mish",
+    layouts.mish_fits,
+    _empty_padded,
+)
+_register(
+    "pad_concat",
+    "(Tensor x, Tensor? bias, Tensor skip) -> Tensor",
+    "mish",
+    layouts.concat_fits,
+    _empty_concatenation,
+)
+_register(
+    "diffusion_step",
+    "(Tensor(a!) x, Tensor eps, Tensor? eps_bias, Tensor noise, Tensor coefficients, "
+    "Tensor step) -> ()",
+    "diffusion",
+    layouts.step_fits,
     _nothing,
 )
 

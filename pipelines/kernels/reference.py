@@ -105,3 +105,107 @@ def wavelet_color_fix(output: Tensor, source: Tensor) -> Tensor:
 def merge_lora(master: Tensor, mixed: Tensor, down: Tensor, scale: float, out: Tensor) -> None:
     """See `pipelines.kernels.merge_lora`."""
     out.copy_(torch.baddbmm(_widen(master), _widen(mixed), _widen(down), alpha=scale))
+
+
+def empty_padded(x: Tensor, channels: int, pad: int) -> Tensor:
+    """[B, channels, H + 2 pad, W + 2 pad] like x [B, C, H, W], not filled, in NHWC memory.
+
+    Raises:
+        ValueError: The padding is not 0 or 1, or reflection needs more rows or columns.
+    """
+    batch, _, height, width = x.shape
+    if pad not in (0, 1) or min(height, width) <= pad:
+        raise ValueError(
+            f"a map of {height}x{width} cannot be padded by {pad}: pad by 0 or 1 pixel"
+        )
+    shape = (batch, channels, height + 2 * pad, width + 2 * pad)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _interior(padded: Tensor, pad: int) -> Tensor:
+    return padded[..., 1:-1, 1:-1] if pad else padded
+
+
+def _mirror_border(padded: Tensor) -> None:
+    """Fill the border, one pixel wide, by reflection of what is inside."""
+    padded[..., 1:-1, 0] = padded[..., 1:-1, 2]
+    padded[..., 1:-1, -1] = padded[..., 1:-1, -3]
+    padded[..., 0, :] = padded[..., 2, :]
+    padded[..., -1, :] = padded[..., -3, :]
+
+
+def _mish_into(out: Tensor, x: Tensor, residual: Tensor | None) -> None:
+    """Write Mish(x) + residual, in five cheap passes without a temporary.
+
+    With s = sigmoid(x) and h = s - s^2 / 2, tanh(softplus(x)) is h / (1 - h) = 1 / (1 / h - 1):
+    no cancellation on either side. `F.mish` takes an exponential, a logarithm and a tanh instead.
+    """
+    torch.sigmoid(x, out=out)
+    torch.addcmul(out, out, out, value=-0.5, out=out)
+    out.reciprocal_().sub_(1)
+    if residual is None:
+        torch.div(x, out, out=out)
+    else:
+        torch.addcdiv(residual, x, out, out=out)
+
+
+def mish_pad(
+    x: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    residual_bias: Tensor | None = None,
+    extra: Tensor | None = None,
+    pad: int = 1,
+    mish: bool = True,
+) -> Tensor:
+    """See `pipelines.kernels.mish_pad`."""
+    source = _widen(x) if bias is None else _widen(x) + _column(bias)
+    y = empty_padded(source, x.shape[1], pad)
+    inside = _interior(y, pad)
+    beside = None
+    if residual is not None:
+        beside = _interior(_widen(residual), int(residual.shape[-1] != x.shape[-1]))
+    if mish:
+        _mish_into(inside, source, beside)
+    elif beside is None:
+        inside.copy_(source)
+    else:
+        torch.add(source, beside, out=inside)
+    if residual_bias is not None:
+        inside.add_(_column(residual_bias))
+    if extra is not None:
+        inside.add_(extra)
+    if pad:
+        _mirror_border(y)
+    return y.to(x.dtype)
+
+
+def pad_concat(x: Tensor, bias: Tensor | None, skip: Tensor) -> Tensor:
+    """See `pipelines.kernels.pad_concat`."""
+    channels = x.shape[1]
+    y = empty_padded(x, channels + skip.shape[1], 1)
+    padded = y[:, :channels]
+    if bias is None:
+        _interior(padded, 1).copy_(x)
+    else:
+        torch.add(x, _column(bias), out=_interior(padded, 1))
+    _mirror_border(padded)
+    y[:, channels:] = skip
+    return y
+
+
+def diffusion_step(
+    x: Tensor,
+    eps: Tensor,
+    eps_bias: Tensor | None,
+    noise: Tensor,
+    coefficients: Tensor,
+    step: Tensor,
+) -> None:
+    """See `pipelines.kernels.diffusion_step`."""
+    on_x, on_eps, on_clean, on_x_again, on_noise = coefficients.index_select(0, step)[0].unbind()
+    predicted = eps.to(x.dtype)
+    if eps_bias is not None:
+        predicted = predicted + _column(eps_bias)
+    clean = (x * on_x).sub_(predicted * on_eps).clamp_(-1, 1)
+    x.mul_(on_x_again).add_(clean.mul_(on_clean)).add_(noise * on_noise)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,9 @@ MAPS = [
     (3, 320, 7, 5),
     (2, 32, 31, 33),
 ]
+# SRDiff at 272x320: every level of its UNet; a batch of tiles; sides and widths that are odd.
+SRDIFF_MAPS = [(1, 64, 272, 320), (1, 128, 136, 160), (1, 192, 68, 80), (1, 256, 34, 40)]
+SRDIFF_MAPS += [(4, 64, 160, 160), (3, 20, 33, 31), (2, 3, 2, 2)]
 
 
 @contextmanager
@@ -168,6 +172,86 @@ def test_merge_lora(shape: tuple[int, int, int], rank: int) -> None:
     kernels.merge_lora(master, mixed, down, 0.25, exact)
     wanted = torch.baddbmm(master.double(), mixed.double(), down.double(), alpha=0.25)
     torch.testing.assert_close(exact.double(), wanted, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("shape", SRDIFF_MAPS)
+def test_mish_pad(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x, residual, extra = (3 * feature_map(*shape, seed=s, dtype=dtype) for s in range(3))
+    table = draw(2, 2 * shape[1], seed=3, dtype=torch.float32)
+    bias, residual_bias = table[1].chunk(2)
+    padded = kernels.mish_pad(residual, mish=False)
+    calls: list[tuple[Any, ...]] = [
+        (x, None, None, None, None, 1, False),
+        (x, bias, None, None, None, 1, True),
+        (x, bias, padded, residual_bias, extra[:1], 1, True),
+        (x, bias, residual, None, extra, 0, True),
+    ]
+    digits = HALF_ROUNDING if dtype == torch.float16 else 1e-6
+    for call in calls:
+        with poisoned():
+            got, again = kernels.mish_pad(*call), kernels.mish_pad(*call)
+        wide: Any = (v.double() if torch.is_tensor(v) else v for v in call)
+        wanted = reference.mish_pad(*wide)
+        assert (got.dtype, got.stride()) == (dtype, wanted.stride())
+        torch.testing.assert_close(got.double(), wanted, rtol=1.02 * digits, atol=1e-5)
+        assert torch.equal(got, again)
+
+
+@pytest.mark.parametrize("shape", SRDIFF_MAPS)
+@pytest.mark.parametrize("biased", [True, False])
+def test_pad_concat(shape: tuple[int, ...], biased: bool) -> None:
+    batch, channels, height, width = shape
+    x, bias = feature_map(*shape), draw(channels, seed=1, dtype=torch.float32)
+    for skip_channels in (64, channels, 12):
+        skip = feature_map(batch, skip_channels, height + 2, width + 2, seed=2)
+        with poisoned():
+            got = kernels.pad_concat(x, bias if biased else None, skip)
+        wide = bias.double() if biased else None
+        wanted = reference.pad_concat(x.double(), wide, skip.double())
+        agree(got, wanted)
+        assert got.stride() == wanted.stride()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [(1, 3, 272, 320), (4, 3, 163, 157)])
+def test_diffusion_step(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x, noise = draw(*shape, dtype=torch.float32), feature_map(*shape, seed=1, dtype=torch.float32)
+    eps = (x + feature_map(*shape, seed=2, dtype=torch.float32)).to(dtype)
+    bias = draw(3, seed=3, dtype=torch.float32)
+    table = draw(100, 5, seed=4, dtype=torch.float32)
+    for step in (99, 50):
+        row = torch.tensor([step], device="cuda")
+        for given in (bias, None):
+            state, wanted = x.clone(), x.double()
+            kernels.diffusion_step(state, eps, given, noise, table, row)
+            wide = None if given is None else given.double()
+            reference.diffusion_step(
+                wanted, eps.double(), wide, noise.double(), table.double(), row
+            )
+            torch.testing.assert_close(state.double(), wanted, rtol=1e-6, atol=1e-5)
+    eps[0, 0, 0, 0] = torch.nan
+    kernels.diffusion_step(x, eps, bias, noise, table, row)
+    assert x.isnan().nonzero().tolist() == [[0, 0, 0, 0]]
+
+
+def test_a_graph_of_one_step_replays_for_all() -> None:
+    """The row of the schedule is read on the device: nothing is captured but its address."""
+    x, eps, noise = (draw(1, 3, 64, 48, seed=s, dtype=torch.float32) for s in range(3))
+    table = draw(10, 5, seed=3, dtype=torch.float32)
+    step = torch.tensor([9], device="cuda")
+    wanted = x.clone()
+    for row in torch.arange(9, -1, -1, device="cuda").split(1):
+        kernels.diffusion_step(wanted, eps, None, noise, table, row)
+    state = x.clone()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kernels.diffusion_step(state, eps, None, noise, table, step)
+        step.sub_(1)
+    assert torch.equal(state, x)
+    for _ in range(10):
+        graph.replay()
+    assert torch.equal(state, wanted)
 
 
 def test_other_layouts_fall_back_to_the_reference() -> None:

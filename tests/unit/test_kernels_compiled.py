@@ -35,6 +35,22 @@ IMAGE = {
     "BLOCK": 64,
     "ACROSS": 32,
 }
+MISH = {
+    **dict.fromkeys(("x", "residual", "extra", "y"), HALF),
+    **dict.fromkeys(("bias", "residual_bias"), FLOAT),
+    **dict.fromkeys(("pixels", "height", "width", "extra_height"), INT),
+    "channels": ALIGNED,
+    **dict.fromkeys(("PAD", "RESIDUAL_PAD", "MISH"), 1),
+    "BLOCK_PIXELS": 32,
+    "BLOCK_CHANNELS": 64,
+}
+STEP = {
+    **dict.fromkeys(("x", "noise", "coefficients"), FLOAT),
+    **{"eps": HALF, "eps_bias": FLOAT, "step": "*i64"},
+    **dict.fromkeys(("pixels", "channels"), INT),
+    **{"X_PLANES": True, "EPS_PLANES": False, "NOISE_PLANES": True},
+    **{"BLOCK_PIXELS": 256, "BLOCK_CHANNELS": 4},
+}
 # Module, kernel, warps, arguments as in production, 16-byte loads of a thread at the least.
 PRODUCTION: list[tuple[str, str, int, dict[str, Any], int]] = [
     ("norm", "partial_moments", 4, NORM | BLOCK | {"moments": FLOAT, "steps": INT}, 4),
@@ -118,6 +134,17 @@ PRODUCTION: list[tuple[str, str, int, dict[str, Any], int]] = [
         | {"source": FLOAT, "source_stride": 1},
         4,
     ),
+    ("mish", "mish_pad", 4, MISH, 6),
+    ("mish", "mish_pad", 4, MISH | {"BLOCK_PIXELS": 16, "extra": None}, 2),
+    ("mish", "pad_concat", 4, MISH | {"skip": HALF, "skip_channels": ALIGNED}, 4),
+    (
+        "mish",
+        "pad_concat",
+        4,
+        MISH | {"skip": HALF, "skip_channels": ALIGNED, "bias": None, "BLOCK_PIXELS": 16},
+        2,
+    ),
+    ("diffusion", "diffusion_step", 4, STEP, 0),
     ("color", "blur_columns", 8, IMAGE | {"result": FLOAT, "SCALE": 3.7e-9}, 4),
 ]
 
