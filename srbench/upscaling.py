@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.contract import Precision, WeightsSource
+from srbench.config import MAX_SEED
 from srbench.cpu_kernels import prefer_avx2
 from srbench.errors import InfrastructureError, UsageError
 from srbench.images import SUFFIXES, list_images, read_image, write_image
@@ -21,12 +22,19 @@ from srbench.registry import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from pipelines.contract import Pipeline
 
 MIN_SIDE = 16
 MAX_SCALE = 8
+SAMPLE = "sample-{:04d}"
+"""Folder of one sample of every image, counted from 0."""
+
+Files = list[tuple[Path, tuple[Path, ...]]]
+"""Inputs, each with its outputs: one a sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +44,16 @@ class Request:
     Attributes:
         pipeline: Its name.
         options: Of the pipeline's own options class.
-        files: Input and output paths.
+        files: Inputs and outputs; samples of one input have seeds `seed`, `seed + 1`, ….
         scale: Integer factor.
-        seed: Of the posterior noise.
+        seed: Of the noise of the first sample.
         device: `cpu` or `cuda`.
         precision: Arithmetic.
     """
 
     pipeline: str
     options: Any
-    files: list[tuple[Path, Path]]
+    files: Files
     scale: int
     seed: int
     device: str
@@ -74,8 +82,8 @@ def check_scale(scale: int) -> None:
         raise UsageError(f"--scale {scale}: expected a whole number from 1 to {MAX_SCALE}")
 
 
-def plan_files(source: Path, target: Path) -> list[tuple[Path, Path]]:
-    """Pair inputs with outputs and make sure that outputs can be written.
+def plan_files(source: Path, target: Path) -> Files:
+    """Pair each input with its output and make sure that outputs can be written.
 
     A folder goes into a folder, names kept; a file may go into an existing folder.
 
@@ -85,18 +93,51 @@ def plan_files(source: Path, target: Path) -> list[tuple[Path, Path]]:
     if source.is_dir():
         if target.is_file():
             raise UsageError(f"{target}: a file, but the input {source} is a folder")
-        pairs = [(path, target / path.name) for path in list_images(source)]
+        pairs: Files = [(path, (target / path.name,)) for path in list_images(source)]
         folder = target
     else:
         target = target / source.name if target.is_dir() else target
         if target.suffix.lower() not in SUFFIXES:
             raise UsageError(f"{target}: cannot write '{target.suffix}' files; use .png")
-        pairs = [(source, target)]
+        pairs = [(source, (target,))]
         folder = target.parent
     for path, _ in pairs:
         check_size(path)
     _check_writable(folder)
     return pairs
+
+
+def plan_samples(source: Path, target: Path, samples: int, seed: int) -> Files:
+    """Give each input one output a sample: `TARGET/sample-0000/NAME.png` and on.
+
+    They are PNG whatever the input is: a lossy format would add to how much samples differ.
+
+    Raises:
+        UsageError: As `plan_files`; two inputs of one stem, seeds beyond the largest, or samples
+            of an earlier run that would be counted among these.
+    """
+    if target.is_file() or (not target.is_dir() and target.suffix.lower() in SUFFIXES):
+        raise UsageError(f"{target}: --samples writes a folder of folders; name a folder")
+    if seed + samples - 1 > MAX_SEED:
+        raise UsageError(f"--seed {seed}: no room for {samples} seeds up to {MAX_SEED}")
+    paths = list_images(source) if source.is_dir() else [source]
+    stems: dict[str, Path] = {}
+    for path in paths:
+        check_size(path)
+        if (other := stems.setdefault(path.stem, path)) != path:
+            raise UsageError(
+                f"{source}: {other.name} and {path.name} would both become {path.stem}.png; "
+                "rename one"
+            )
+    folders = [target / SAMPLE.format(number) for number in range(samples)]
+    if left := sorted(set(target.glob(f"{SAMPLE.partition('{')[0]}*")) - set(folders)):
+        raise UsageError(
+            f"{left[0]}: of an earlier run with more than {samples} samples; remove it or name "
+            "another output"
+        )
+    for folder in folders:
+        _check_writable(folder)
+    return [(path, tuple(folder / f"{path.stem}.png" for folder in folders)) for path in paths]
 
 
 def check_size(path: Path) -> None:
@@ -140,17 +181,21 @@ def upscale_files(
     pipeline = kind(request.options)
     try:
         pipeline.load(weights, device, request.precision)
-        for source, target in request.files:
+        for source, targets in request.files:
             image = read_image(source)
             height, width = image.shape[:2]
             _check_memory(pipeline, source, height, width, request.scale, device)
-            note(f"{source.name}: {width}x{height}, x{request.scale}")
+            samples = f", {len(targets)} samples" if len(targets) > 1 else ""
+            note(f"{source.name}: {width}x{height}, x{request.scale}{samples}")
             pipeline.prepare(height, width, request.scale)
             if device.type == "cuda":  # elsewhere there is nothing to choose
                 choices = decisions_of(pipeline, height, width, request.scale)
                 note("  " + "; ".join(f"{what}: {words}" for what, words in choices.items()))
-            write_image(target, pipeline.upscale(image, request.scale, seed=request.seed))
-            yield target
+            seeds = range(request.seed, request.seed + len(targets))
+            pictures = _pictures(pipeline, image, request.scale, seeds)
+            for target, picture in zip(targets, pictures, strict=True):
+                write_image(target, picture)
+                yield target
     except (MemoryError, RuntimeError) as error:
         is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not is_memory and "allocate memory" not in str(error):
@@ -159,6 +204,18 @@ def upscale_files(
             f"{request.pipeline}: out of memory on {request.device} "
             f"({' '.join(str(error).split())[:120]}); take a smaller image"
         ) from error
+
+
+def _pictures(
+    pipeline: Pipeline, image: NDArray[np.uint8], scale: int, seeds: Sequence[int]
+) -> Iterator[NDArray[np.uint8]]:
+    """One picture a seed; together where the pipeline shares work between samples of one image."""
+    together = getattr(pipeline, "upscale_samples", None)
+    if together is not None and len(seeds) > 1:
+        yield from together(image, scale, seeds=list(seeds))
+        return
+    for seed in seeds:
+        yield pipeline.upscale(image, scale, seed=seed)
 
 
 def _check_memory(

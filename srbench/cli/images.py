@@ -1,23 +1,24 @@
-"""Commands around pictures and weights: upscale, evaluate, weights."""
+"""Commands around pictures: upscale and evaluate."""
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.contract import Precision
+from srbench.cli import weights as weights_room
+from srbench.cli.devices import Device, choose_device
 from srbench.config import MAX_SEED
-from srbench.errors import InfrastructureError, UsageError
+from srbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from pipelines.s3diff.recipe import Size
     from srbench.fidelity.evaluate import Evaluation
 
-Device = Annotated[str, typer.Option(help="`cpu`, `cuda` or `auto`.")]
 Weights = Annotated[
     str | None,
     typer.Option(help="Folder, `mini` or `synthetic` [default: SRBENCH_WEIGHTS, hub cache]"),
@@ -28,11 +29,7 @@ def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(upscale)
     app.command()(evaluate)
-    room = typer.Typer(no_args_is_help=True, help="Get, check or make weights.")
-    room.command("fetch")(fetch)
-    room.command("check")(check)
-    room.command("synthesize")(synthesize)
-    app.add_typer(room, name="weights")
+    weights_room.register(app)
 
 
 def upscale(
@@ -42,8 +39,12 @@ def upscale(
     scale: Annotated[int, typer.Option(help="Whole factor, 1 to 8.")],
     weights: Weights = None,
     seed: Annotated[
-        int, typer.Option(help="Seed of the posterior noise.", min=0, max=MAX_SEED)
+        int, typer.Option(help="Seed of the noise of the first sample.", min=0, max=MAX_SEED)
     ] = 0,
+    samples: Annotated[
+        int | None,
+        typer.Option(help="That many pictures an image, into OUTPUT/sample-0000/ and on.", min=1),
+    ] = None,
     color_fix: Annotated[str | None, typer.Option(help="`wavelet`, `adain` or `none`.")] = None,
     precision: Annotated[
         str | None, typer.Option(help="`fp32` or `fp16` [default: fp16 on cuda, fp32 on cpu]")
@@ -60,14 +61,18 @@ def upscale(
         check_options,
         check_scale,
         plan_files,
+        plan_samples,
         upscale_files,
     )
 
     check_scale(scale)
     options = check_options(pipeline, assignments or [], color_fix)
     _precision(precision)
-    files = plan_files(source, target)
-    place = _device(device)
+    if samples is None:
+        files = plan_files(source, target)
+    else:
+        files = plan_samples(source, target, samples, seed)
+    place = choose_device(device)
     request = Request(
         pipeline=pipeline,
         options=options,
@@ -85,9 +90,29 @@ def upscale(
 
 
 def evaluate(
-    sr_dir: Annotated[Path, typer.Argument(help="Pictures to judge.")],
-    hr_dir: Annotated[Path, typer.Argument(help="References, paired by name without suffix.")],
+    sr_dir: Annotated[
+        Path, typer.Argument(help="Pictures to judge, or folders of samples (sample-0000, …).")
+    ],
+    hr_dir: Annotated[
+        Path,
+        typer.Argument(
+            help="References, paired by name without suffix; or a root of DIV2K, or a prepared val."
+        ),
+    ],
     metrics: Annotated[str, typer.Option(help="Comma-separated names.")] = "psnr,ssim,lpips",
+    lr_dir: Annotated[
+        Path | None,
+        typer.Option(help="Inputs, for lr_psnr [default: the layout's, else made of the HR]"),
+    ] = None,
+    scale: Annotated[
+        int | None, typer.Option(help="Whole factor, 1 to 8 [default: from the sizes]")
+    ] = None,
+    crop: Annotated[
+        bool, typer.Option("--crop", help="Cut references that are a little larger.")
+    ] = False,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out and count what cannot be read.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     table: Annotated[
         Path | None, typer.Option("--csv", help="Also write the values to this file.")
@@ -97,104 +122,23 @@ def evaluate(
 ) -> None:
     """Measure pictures against references."""
     from srbench.fidelity.evaluate import evaluate as measure
-    from srbench.fidelity.evaluate import pair_by_stem
     from srbench.fidelity.metrics import parse_metrics
+    from srbench.fidelity.plan import Question, make_plan
+    from srbench.upscaling import check_scale
 
-    names = parse_metrics(metrics)
-    pair_by_stem(sr_dir, hr_dir)
-    found = measure(sr_dir, hr_dir, names, _device(device), provider)
+    if scale is not None:
+        check_scale(scale)
+    names = tuple(parse_metrics(metrics))
+    plan = make_plan(Question(sr_dir, hr_dir, names, lr_dir, scale, crop, skip_broken))
+    found = measure(plan, choose_device(device), provider)
     if table is not None:
         _write_csv(table, found)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=1))
     else:
         _print_table(found)
-
-
-def fetch(
-    metrics: Annotated[
-        bool, typer.Option("--metrics", help="The networks of metrics (LPIPS) instead.")
-    ] = False,
-) -> None:
-    """Download the published weights, or with --metrics those of LPIPS."""
-    if metrics:
-        from srbench.metrics_weights import fetch_lpips, torch_home
-
-        fetched = fetch_lpips()
-        typer.echo(f"{torch_home()}: LPIPS weights {'written' if fetched else 'already there'}")
-        return
-    from pipelines.s3diff.fetch import fetch as download
-
-    try:
-        typer.echo(str(download()))
-    except ConnectionError as error:
-        raise InfrastructureError(str(error)) from error
-
-
-def check(
-    weights: Annotated[
-        str | None, typer.Argument(help="Folder, `mini` or `synthetic` [default: as in `run`]")
-    ] = None,
-) -> None:
-    """Check names, shapes and hashes of weights: one line a problem."""
-    from pipelines.s3diff.weight_sources import file_hashes, resolve_weights
-    from pipelines.s3diff.weights import check_folder
-
-    folder = (
-        Path(weights).expanduser() if weights and weights not in ("mini", "synthetic") else None
-    )
-    if folder is None:
-        folder = resolve_weights(weights, _device("auto")).path
-    problems = check_folder(folder)
-    for problem in problems:
-        typer.echo(problem)
-    if problems:
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        raise UsageError(f"{folder}: {count}, listed above")
-    for name, value in file_hashes(folder).items():
-        typer.echo(f"{value}  {name}")
-    _note(f"{folder}: every tensor is there")
-
-
-def synthesize(
-    out: Annotated[Path, typer.Option(help="New folder.")],
-    size: Annotated[str, typer.Option(help="`full` or `mini`.")] = "full",
-    seed: Annotated[int, typer.Option(help="Other seeds take minutes: they are calibrated.")] = 0,
-) -> None:
-    """Write seeded weights of the published or a small architecture."""
-    if size not in ("full", "mini"):
-        raise UsageError(f"--size {size}: expected full or mini")
-    if seed < 0:
-        raise UsageError(f"--seed {seed}: expected a number from 0")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out}: exists already; name a new folder")
-    from pipelines.s3diff.recipe import recipe
-    from pipelines.s3diff.synthesize import synthesize as write
-
-    kind: Size = "mini" if size == "mini" else "full"
-    if seed == 0:
-        plan = recipe(kind)
-    else:
-        from pipelines.s3diff.calibrate import calibrated
-
-        _note(f"finding the constants of seed {seed}")
-        plan = calibrated(kind, seed, out.parent)
-    write(out, plan)
-    typer.echo(str(out))
-
-
-def _device(name: str) -> str:
-    if name not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"--device {name}: expected cpu, cuda or auto")
-    if name == "cpu":
-        return name
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if name == "cuda":
-        raise UsageError("--device cuda: no CUDA device here; use --device cpu")
-    return "cpu"
+    for picture in found.skipped:
+        _note(f"skipped: {picture.file}: {picture.reason}")
 
 
 def _precision(name: str | None) -> Precision:
@@ -224,13 +168,32 @@ def _write_csv(path: Path, found: Evaluation) -> None:
 def _print_table(found: Evaluation) -> None:
     names = list(found.images[0].metrics)
     width = max(len(scores.file) for scores in found.images)
-    typer.echo(" ".join([" " * width, *(f"{name:>10}" for name in names)]))
+    columns = [max(10, len(name)) for name in names]
     rows = [(scores.file, scores.metrics) for scores in found.images]
+    typer.echo(_row("", width, names, columns))
     for label, values in [*rows, ("mean", found.mean)]:
         cells = ["-" if values[n] is None else f"{values[n]:.4f}" for n in names]
-        typer.echo(" ".join([f"{label:{width}}", *(f"{cell:>10}" for cell in cells)]))
+        typer.echo(_row(label, width, cells, columns))
+    for line in _definitions(found):
+        typer.echo(line)
     reasons = {
         (name, reason) for scores in found.images for name, reason in scores.not_measured.items()
     }
     for name, reason in sorted(reasons):
         _note(f"{name}: not measured: {reason}")
+
+
+def _row(label: str, width: int, cells: list[str], columns: list[int]) -> str:
+    padded = (f"{cell:>{column}}" for cell, column in zip(cells, columns, strict=True))
+    return " ".join([f"{label:{width}}", *padded])
+
+
+def _definitions(found: Evaluation) -> Iterator[str]:
+    for metric, provider in found.providers.items():
+        yield f"{metric}: {provider}"
+    if found.samples > 1:
+        yield f"samples: {found.samples} a picture; other metrics than diversity are their means"
+    if found.cropped:
+        yield f"cropped: {found.cropped} of {len(found.images)} references cut to the picture"
+    if found.skipped:
+        yield f"skipped: {len(found.skipped)} pictures that cannot be read are not in the mean"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from typing import Any
 
-from srbench.errors import UsageError
-from srbench.fidelity.compare import as_tensor
-from srbench.fidelity.providers import open_provider
-from srbench.images import list_images, read_image
+import numpy as np
+from numpy.typing import NDArray
 
-_SHOWN = 3
+from pipelines.matlab_resize import imresize
+from srbench.fidelity.compare import as_tensor
+from srbench.fidelity.measures import Diversity, lr_psnr, skimage_ssim
+from srbench.fidelity.plan import Job, Plan, Skipped
+from srbench.fidelity.providers import Measurement, Provider, open_provider
+from srbench.images import read_image
+
+Picture = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +34,25 @@ class Evaluation:
 
     Attributes:
         images: In the order of file names.
-        providers: Metric -> who computed it.
+        providers: Metric -> who computed it, and what exactly.
+        samples: Samples a picture; metrics other than diversity are means over them.
+        cropped: Pictures whose reference was cut to their size.
+        skipped: Pictures left out because a file of theirs cannot be read.
     """
 
     images: list[Scores]
     providers: dict[str, str]
+    samples: int
+    cropped: int
+    skipped: list[Skipped]
 
     @property
     def mean(self) -> dict[str, float | None]:
         """Mean by metric; null when any picture lacks it."""
-        means: dict[str, float | None] = {}
-        for metric in self.images[0].metrics:
-            values = [scores.metrics[metric] for scores in self.images]
-            known = [value for value in values if value is not None]
-            complete = len(known) == len(values)
-            means[metric] = sum(known) / len(known) if complete else None
-        return means
+        return {
+            metric: _mean([scores.metrics[metric] for scores in self.images])
+            for metric in self.images[0].metrics
+        }
 
     def to_json(self) -> dict[str, Any]:
         """The document of `srbench evaluate --json`."""
@@ -55,66 +63,76 @@ class Evaluation:
             ],
             "mean": self.mean,
             "providers": self.providers,
+            "samples": self.samples,
+            "cropped": self.cropped,
+            "skipped": [asdict(picture) for picture in self.skipped],
         }
 
 
-def evaluate(
-    sr_dir: Path,
-    hr_dir: Path,
-    metrics: list[str],
-    device: str = "cpu",
-    provider: str = "pyiqa",
-) -> Evaluation:
-    """Measure every picture of `sr_dir` against the one of the same stem in `hr_dir`.
+def evaluate(plan: Plan, device: str = "cpu", provider: str = "pyiqa") -> Evaluation:
+    """Measure every picture of a plan.
 
-    Raises:
-        UsageError: A folder is missing or empty, a picture has no partner or another size.
+    Args:
+        plan: From `make_plan`.
+        device: Where networks of metrics run.
+        provider: Library for the metrics that srbench does not compute itself.
     """
-    pairs = pair_by_stem(sr_dir, hr_dir)
     library = open_provider(provider, device)
     images = []
     providers: dict[str, str] = {}
-    for sr_path, hr_path in pairs:
-        sr, hr = read_image(sr_path), read_image(hr_path)
-        if sr.shape != hr.shape:
-            raise UsageError(
-                f"{sr_path}: {sr.shape[1]}x{sr.shape[0]} pixels where {hr_path} has "
-                f"{hr.shape[1]}x{hr.shape[0]}; metrics need equal sizes"
-            )
-        scores = Scores(sr_path.name)
-        for metric in metrics:
-            found = library.measure(metric, as_tensor(sr), as_tensor(hr))
-            scores.metrics[metric] = found.value
-            if found.value is None:
-                scores.not_measured[metric] = found.reason or ""
+    for job in plan.jobs:
+        scores = Scores(job.item.samples[0].name)
+        for metric, found in _measure(job, plan.metrics, library).items():
+            scores.metrics[metric] = _mean([sample.value for sample in found])
+            reasons = [sample.reason or "" for sample in found if sample.value is None]
+            if reasons:
+                scores.not_measured[metric] = reasons[0]
             else:
-                providers[metric] = found.provider
+                providers[metric] = found[0].provider
         images.append(scores)
-    return Evaluation(images, providers)
+    return Evaluation(
+        images=images,
+        providers=providers,
+        samples=len(plan.jobs[0].item.samples),
+        cropped=sum(job.cropped for job in plan.jobs),
+        skipped=plan.skipped,
+    )
 
 
-def pair_by_stem(sr_dir: Path, hr_dir: Path) -> list[tuple[Path, Path]]:
-    """Pairs of files with the same stem, in the order of their names.
-
-    Raises:
-        UsageError: A picture without a partner, or two with the same stem.
-    """
-    ours, theirs = _by_stem(sr_dir), _by_stem(hr_dir)
-    for have, lack, folder in ((ours, theirs, hr_dir), (theirs, ours, sr_dir)):
-        alone = [path.name for stem, path in have.items() if stem not in lack]
-        if alone:
-            more = f" and {len(alone) - _SHOWN} more" if len(alone) > _SHOWN else ""
-            raise UsageError(f"{folder}: no picture for {', '.join(alone[:_SHOWN])}{more}")
-    return [(path, theirs[stem]) for stem, path in ours.items()]
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in list_images(folder):
-        if path.stem in found:
-            raise UsageError(
-                f"{folder}: {found[path.stem].name} and {path.name} have the same stem; "
-                "pictures are paired by it"
-            )
-        found[path.stem] = path
+def _measure(job: Job, metrics: tuple[str, ...], library: Provider) -> dict[str, list[Measurement]]:
+    """By metric, one measurement a sample; diversity is one of all."""
+    height, width = job.size
+    hr = read_image(job.item.hr)[:height, :width]
+    reference = as_tensor(hr)
+    diversity = Diversity()
+    found: dict[str, list[Measurement]] = {metric: [] for metric in metrics}
+    lr, origin = _input(job, hr) if "lr_psnr" in found else (hr, "")
+    for path in job.item.samples:
+        sr = read_image(path)
+        candidate = as_tensor(sr)
+        for metric, measured in found.items():
+            match metric:
+                case "diversity":
+                    diversity.add(sr)
+                case "ssim_skimage":
+                    measured.append(skimage_ssim(sr, hr))
+                case "lr_psnr":
+                    measured.append(lr_psnr(sr, lr, job.scale, origin))
+                case _:
+                    measured.append(library.measure(metric, candidate, reference))
+    if "diversity" in found:
+        found["diversity"] = [diversity.measure()]
     return found
+
+
+def _input(job: Job, hr: Picture) -> tuple[Picture, str]:
+    """The LR picture of a job, and where it comes from."""
+    if job.item.lr is None:
+        return imresize(hr, Fraction(1, job.scale)), f"LR made as imresize(HR, 1/{job.scale})"
+    height, width = (side // job.scale for side in job.size)
+    return read_image(job.item.lr)[:height, :width], "LR as given"
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None

@@ -168,6 +168,64 @@ def test_evaluate_shows_a_table_and_reasons(srbench: Srbench, photo: Path, tmp_p
     assert "vif: not measured: " in done.err
 
 
+def test_samples_are_painted_and_judged(srbench: Srbench, photo: Path, tmp_path: Path) -> None:
+    lr = read_image(photo)
+    for folder, picture in (("lr", lr), ("hr", lr.repeat(2, axis=0).repeat(2, axis=1))):
+        (tmp_path / folder).mkdir()
+        for name in ("a.png", "b.png"):
+            write_image(tmp_path / folder / name, picture)
+    bicubic = ("--pipeline", "tests.fixtures_pipelines:Bicubic", "--scale", 2, "--device", "cpu")
+    done = srbench("upscale", "lr", "sr", *bicubic, "--samples", 3, "--seed", 4)
+    assert done.code == 0
+    names = [f"sr/sample-000{number}/{name}.png" for name in "ab" for number in range(3)]
+    assert [line for line in done.out.splitlines() if line.startswith("sr/")] == names
+    broken = tmp_path / "sr/sample-0001/b.png"
+    broken.write_bytes(broken.read_bytes()[:-100])
+    judge = (
+        "evaluate", "sr", "hr", "--metrics", "psnr_rgb,ssim_skimage,lr_psnr,diversity",
+        "--lr-dir", "lr", "--device", "cpu",
+    )  # fmt: skip
+    done = srbench(*judge)
+    assert done.code == 2
+    assert done.out == ""
+    assert "sr/sample-0001/b.png: truncated" in done.err
+    done = srbench(*judge, "--skip-broken")
+    assert done.code == 0
+    header, row, mean, *definitions = done.out.splitlines()
+    assert header.split() == ["psnr_rgb", "ssim_skimage", "lr_psnr", "diversity"]
+    pictures = np.stack([read_image(tmp_path / f"sr/sample-000{n}/a.png") for n in range(3)])
+    spread = pictures.std(axis=0).mean()
+    assert spread > 0
+    assert row.split()[0] == "a.png"
+    assert float(row.split()[-1]) == pytest.approx(spread, abs=1e-4)
+    assert mean.split()[1:] == row.split()[1:]
+    assert any(line.startswith("lr_psnr: srbench ") for line in definitions)
+    assert definitions[-2].startswith("samples: 3 ")
+    assert definitions[-1].startswith("skipped: 1 ")
+    assert "skipped: b.png: sr/sample-0001/b.png: truncated" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--metrics", "lr_psnr"), "--scale N or --lr-dir DIR"),
+        (("--crop",), "--scale N or --lr-dir DIR"),
+        (("--scale", 9), "--scale 9: expected a whole number"),
+        (("--lr-dir", "none"), "none: no such folder"),
+    ],
+)
+def test_evaluations_that_cannot_be_are_one_line(
+    srbench: Srbench, photo: Path, tmp_path: Path, arguments: tuple[object, ...], said: str
+) -> None:
+    (tmp_path / "sr").mkdir()
+    shutil.copy(photo, tmp_path / "sr")
+    done = srbench("evaluate", "sr", "sr", *arguments)
+    assert done.code == 2
+    assert done.out == ""
+    assert said in done.err
+    assert done.err.count("\n") == 1
+
+
 def test_evaluate_refuses_unknown_metrics(srbench: Srbench) -> None:
     done = srbench("evaluate", "sr", "hr", "--metrics", "psrn")
     assert done.code == 2

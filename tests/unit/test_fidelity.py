@@ -18,8 +18,9 @@ from skimage import data
 from srbench.errors import UsageError
 from srbench.fidelity.blocks import ErrorMap, WorstBlock, flat_blocks
 from srbench.fidelity.compare import Output, as_tensor, compare_outputs
-from srbench.fidelity.evaluate import evaluate
+from srbench.fidelity.evaluate import Evaluation, evaluate
 from srbench.fidelity.metrics import METRICS, parse_metrics
+from srbench.fidelity.plan import Question, make_plan
 from srbench.fidelity.providers import open_provider
 from srbench.fidelity.repeats import digest, paint_again
 from srbench.images import write_image
@@ -291,6 +292,10 @@ def test_eps_of_another_size_is_not_measured(photo: Picture) -> None:
     assert "8 values" in record.not_measured["eps_relative_l2"]
 
 
+def judged(folder: Path, *metrics: str, provider: str = "pyiqa") -> Evaluation:
+    return evaluate(make_plan(Question(folder / "sr", folder / "hr", metrics)), provider=provider)
+
+
 def test_evaluate_pairs_by_stem_and_averages(
     tmp_path: Path, photo: Picture, noisy: Picture
 ) -> None:
@@ -300,20 +305,22 @@ def test_evaluate_pairs_by_stem_and_averages(
     write_image(tmp_path / "hr/a.bmp", photo)
     write_image(tmp_path / "sr/b.png", photo)
     write_image(tmp_path / "hr/b.png", photo)
-    found = evaluate(tmp_path / "sr", tmp_path / "hr", ["psnr", "ssim"])
+    found = judged(tmp_path, "psnr", "ssim")
     assert [scores.file for scores in found.images] == ["a.png", "b.png"]
     first, second = (scores.metrics["psnr"] for scores in found.images)
     assert first is not None
     assert second == pytest.approx(80, abs=1e-3)
     assert found.mean["psnr"] == pytest.approx((first + second) / 2)
-    assert set(found.to_json()) == {"images", "mean", "providers"}
+    document = found.to_json()
+    assert {"images", "mean", "providers"} < set(document)
+    assert (document["samples"], document["cropped"], document["skipped"]) == (1, 0, [])
 
 
 def test_a_mean_over_unmeasured_pictures_is_null(tmp_path: Path, photo: Picture) -> None:
     for folder in ("sr", "hr"):
         (tmp_path / folder).mkdir()
         write_image(tmp_path / folder / "a.png", photo)
-    found = evaluate(tmp_path / "sr", tmp_path / "hr", ["vif"], provider="torchmetrics")
+    found = judged(tmp_path, "vif", provider="torchmetrics")
     assert found.mean == {"vif": None}
     assert "vif" in found.images[0].not_measured
 
@@ -323,15 +330,15 @@ def test_evaluate_refuses_what_does_not_pair(tmp_path: Path, photo: Picture) -> 
     sr.mkdir()
     hr.mkdir()
     with pytest.raises(UsageError, match="no image"):
-        evaluate(sr, hr, ["psnr"])
+        judged(tmp_path, "psnr")
     write_image(sr / "a.png", photo)
     write_image(hr / "b.png", photo)
     with pytest.raises(UsageError, match=r"no picture for a\.png"):
-        evaluate(sr, hr, ["psnr"])
+        judged(tmp_path, "psnr")
     write_image(hr / "a.png", photo[:-2])
     (hr / "b.png").unlink()
     with pytest.raises(UsageError, match="equal sizes"):
-        evaluate(sr, hr, ["psnr"])
+        judged(tmp_path, "psnr")
     write_image(hr / "a.bmp", photo)
     with pytest.raises(UsageError, match="same stem"):
-        evaluate(sr, hr, ["psnr"])
+        judged(tmp_path, "psnr")
