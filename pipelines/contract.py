@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 STAGES = (
     "preprocess",
+    "encode",
     "degradation",
     "prompt",
     "modulate",

@@ -27,18 +27,25 @@ class Noise:
     """
 
     def __init__(self, seed: int, like: torch.Tensor, device: torch.device | str = "cpu") -> None:
-        self._generator = torch.Generator(device=device).manual_seed(seed)
+        self._device = torch.device(device)
+        # The meta device has no numbers, hence no generators.
+        is_meta = self._device.type == "meta"
+        self._generator = None if is_meta else torch.Generator(device).manual_seed(seed)
         self._like = like
 
     def draw(self) -> torch.Tensor:
         """The next noise of a sample."""
         noise = torch.randn(
-            self._like.shape,
-            generator=self._generator,
-            dtype=torch.float32,
-            device=self._generator.device,
+            self._like.shape, generator=self._generator, dtype=torch.float32, device=self._device
         )
         return noise.to(self._like.device, self._like.dtype)
+
+    def fill(self, out: torch.Tensor) -> None:
+        """The next noise, written into a contiguous tensor of the shape of `like`."""
+        if out.dtype == torch.float32 and out.device.type == self._device.type:
+            out.normal_(generator=self._generator)
+        else:
+            out.copy_(self.draw())
 
     def draw_like(self, x: torch.Tensor) -> torch.Tensor:
         """Noise for a picture, in its memory layout.
@@ -46,13 +53,13 @@ class Noise:
         The published forward process draws so, and PyTorch gives other numbers to a permuted
         layout than to a contiguous one.
         """
-        noise = torch.empty_like(x, dtype=torch.float32, device=self._generator.device)
+        noise = torch.empty_like(x, dtype=torch.float32, device=self._device)
         return noise.normal_(generator=self._generator).to(x.device, x.dtype)
 
 
 def estimate_x0(schedule: Schedule, x: torch.Tensor, t: int, eps: torch.Tensor) -> torch.Tensor:
     """x0 from x_t and the noise in it, clamped to [-1, 1]; without the clamp pictures break."""
-    return (schedule.recip[t] * x - schedule.recipm1[t] * eps).clamp(-1, 1)
+    return (schedule.recip[t] * x - schedule.recipm1[t] * eps.to(x.dtype)).clamp(-1, 1)
 
 
 def reverse(

@@ -1,0 +1,227 @@
+"""`srdiff-optimized`: the same function, with what repeats or waits removed.
+
+Every optimization is exact and one named option (see `OptimizedOptions`). With `fp16` the UNet's
+weights and maps are half precision while the sample, x0 and the posterior stay float32: at high
+noise x0 is the difference of numbers in the thousands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+import torch
+import torch.nn.functional as F
+
+from pipelines.contract import Observer, PipelineError, Precision, Tier, stage
+from pipelines.diffusion.arithmetic import arithmetic
+from pipelines.diffusion.transfer import upload
+from pipelines.srdiff.checkpoint import Checkpoint
+from pipelines.srdiff.fast_sampler import FastSampler
+from pipelines.srdiff.fast_unet import FastUNet
+from pipelines.srdiff.model import SRDiff
+from pipelines.srdiff.options import AUTO, DdimOptions, OptimizedOptions
+from pipelines.srdiff.pipeline import Inputs, SRDiffPipeline, pad_to_cells
+from pipelines.srdiff.rrdb import condition
+from pipelines.srdiff.sampling import Noise, to_picture
+from pipelines.srdiff.steps import Steps, ancestral_steps, ddim_steps
+from pipelines.srdiff.tiles import Tiles, largest_tile, plan_tiles
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+OptionsT = TypeVar("OptionsT", bound=OptimizedOptions)
+_REACH = 4
+"""Pixels on each side that MATLAB's bicubic mirrors, two more than it reads at a border."""
+_SHARE = 0.8
+"""Of the free memory that an untiled picture may take."""
+_MAX_BATCH = 16
+
+
+class FastPipeline(SRDiffPipeline[OptionsT]):
+    """Shared by the optimized pipeline and those with other steps."""
+
+    maps: ClassVar[float] = 5.0
+
+    def __init__(self, options: OptionsT) -> None:
+        super().__init__(options)
+        self._tiles: dict[tuple[int, int], Tiles | None] = {}
+        self._uncaptured: dict[tuple[int, int], str | None] = {}
+
+    def _steps(self, model: SRDiff) -> Steps:
+        """What the sampler visits."""
+        raise NotImplementedError
+
+    def _build(self, checkpoint: Checkpoint, device: torch.device, precision: Precision) -> None:
+        options = self.options
+        half = precision is Precision.FP16
+        self.pinned_transfers = options.pinned_transfers
+        self._autocast_on = device if half and not options.half_weights else None
+        dtype = torch.float16 if half and options.half_weights else torch.float32
+        model = SRDiff(checkpoint, device)
+        layout = torch.channels_last if options.channels_last else torch.contiguous_format
+        steps = self._steps(model)
+        unet = FastUNet(model.unet, steps.timesteps, options, dtype)
+        self._rrdb = model.rrdb.to(dtype=dtype).to(memory_format=layout)
+        self._dtype, self._layout = dtype, layout
+        self._sampler = FastSampler(unet, steps, fused=options.fused_step)
+        self._tiles.clear()
+        self._uncaptured.clear()
+
+    def prepare(self, height: int, width: int, scale: int) -> None:
+        """Choose tiles; on CUDA capture the step, which also autotunes its convolutions."""
+        self._check_scale(scale)
+        size = self.hr_size(height, width)
+        tiles = self._tiles_of(size)
+        if self._device is None or self._device.type != "cuda" or not self.options.cuda_graphs:
+            return
+        x = torch.zeros(1, 3, *size, device=self._device)
+        maps = self._empty_maps(size)
+        with torch.inference_mode(), self._arithmetic():
+            self._uncaptured[size] = self._sampler.capture(x, maps, tiles)
+
+    def decisions(self, height: int, width: int, scale: int) -> dict[str, str]:
+        """Tiles and graphs."""
+        size = self.hr_size(height, width)
+        tiles = self._tiles_of(size)
+        told = {
+            "tiles": "none" if tiles is None else f"{len(tiles)} of {tiles.width}x{tiles.height}"
+        }
+        if size in self._uncaptured:
+            told["cuda_graphs"] = self._uncaptured[size] or "one step captured"
+        return told
+
+    def _arithmetic(self) -> AbstractContextManager[None]:
+        return arithmetic(autocast_on=self._autocast_on, tune=self.options.cudnn_autotune)
+
+    def _sample(
+        self, inputs: Inputs, seeds: Sequence[int], observe: Observer | None
+    ) -> torch.Tensor:
+        lr_up = inputs.lr_up.expand(len(seeds), *inputs.lr_up.shape[1:])
+        size = (lr_up.shape[2], lr_up.shape[3])
+        tiles = self._tiles_of(size)
+        with self._arithmetic():
+            with stage("encode"):
+                maps = condition(self._encode(inputs.lr))
+            with stage("unet"):
+                place = "cpu" if self.options.noise == "cpu" else lr_up.device
+                noises = [Noise(seed, inputs.lr_up, place) for seed in seeds]
+                x = torch.empty_like(lr_up, memory_format=torch.contiguous_format)
+                for index, noise in enumerate(noises):
+                    noise.fill(x[index : index + 1])
+                if observe is not None:
+                    observe("eps", self._sampler.first_noise(x, maps, tiles))
+                residual = self._sampler.sample(x, maps, noises, tiles)
+        with stage("postprocess"):
+            return to_picture(residual, lr_up)
+
+    def _encode(self, lr: torch.Tensor) -> list[torch.Tensor]:
+        return self._rrdb.encode(lr.to(dtype=self._dtype, memory_format=self._layout))
+
+    def _empty_maps(self, size: tuple[int, int]) -> torch.Tensor:
+        height, width = (side // self.config.scale for side in size)
+        channels = self.config.condition_channels
+        return torch.zeros(1, channels, height, width, device=self._device, dtype=self._dtype)
+
+    def _inputs(self, image: NDArray[np.uint8], device: torch.device) -> Inputs:
+        if not self.options.device_resize:
+            return super()._inputs(image, device)
+        pixels = pad_to_cells(torch.from_numpy(image), self._cell())
+        pixels = upload(pixels, device, pinned=self.pinned_transfers)
+        planes = pixels.permute(2, 0, 1)[None].contiguous()
+        lr_up = upsample(planes.double() / self.options.divisor, self.config.scale)
+        return Inputs(planes.float() / 255 * 2 - 1, (2 * lr_up - 1).float())
+
+    def _tiles_of(self, size: tuple[int, int]) -> Tiles | None:
+        """Decided once a size: captured graphs rely on it."""
+        if size not in self._tiles:
+            self._tiles[size] = self._choose_tiles(*size)
+        return self._tiles[size]
+
+    def _choose_tiles(self, height: int, width: int) -> Tiles | None:
+        side, overlap = self.options.tile, self.options.tile_overlap
+        if side == AUTO:
+            free = free_bytes(self._device)
+            if free is None or self._map_bytes(height * width) <= _SHARE * free:
+                return None
+            side = largest_tile(int(_SHARE * free / self._map_bytes(1)), overlap)
+        tiles = plan_tiles(height, width, side, overlap)
+        return tiles if len(tiles) > 1 else None
+
+    def _batch(self, height: int, width: int) -> int:
+        free = free_bytes(self._device)
+        if free is None:
+            return 1
+        return max(1, min(_MAX_BATCH, int(_SHARE * free / self._map_bytes(height * width))))
+
+    def memory_estimate(self, height: int, width: int, scale: int) -> int:
+        """See `pipelines.contract.Pipeline.memory_estimate`."""
+        rows, columns = self.hr_size(height, width)
+        tiles = self._tiles_of((rows, columns))
+        if tiles is None:
+            return super().memory_estimate(height, width, scale)
+        hoisted = self._map_bytes(rows * columns) / self.maps
+        return int(self._map_bytes(tiles.height * tiles.width) + hoisted)
+
+
+class SRDiffOptimized(FastPipeline[OptimizedOptions]):
+    """All timesteps, as published."""
+
+    name: ClassVar[str] = "srdiff-optimized"
+    version: ClassVar[str] = "1"
+    Options: ClassVar[type] = OptimizedOptions
+
+    def _steps(self, model: SRDiff) -> Steps:
+        return ancestral_steps(model.schedule)
+
+
+class SRDiffDdim(FastPipeline[DdimOptions]):
+    """Fewer timesteps: another function, whose cost in fidelity is to be measured."""
+
+    name: ClassVar[str] = "srdiff-ddim"
+    version: ClassVar[str] = "1"
+    Options: ClassVar[type] = DdimOptions
+    tiers: ClassVar[dict[Precision, Tier]] = dict.fromkeys(Precision, Tier.APPROX)
+
+    def _steps(self, model: SRDiff) -> Steps:
+        if self.options.steps > model.schedule.steps:
+            raise PipelineError(
+                f"option steps={self.options.steps}: this network has {model.schedule.steps}"
+            )
+        return ddim_steps(model.schedule, self.options.steps, self.options.eta)
+
+
+def upsample(planes: torch.Tensor, scale: int) -> torch.Tensor:
+    """MATLAB's bicubic upsampling, as `pipelines.matlab_resize.imresize` does it.
+
+    Args:
+        planes: [B, C, h, w], float32 or float64.
+        scale: Whole factor.
+
+    Returns:
+        [B, C, scale h, scale w].
+    """
+    for dim in (2, 3):
+        planes = planes.index_select(dim, _mirrored(planes.shape[dim], planes.device))
+    grown = F.interpolate(
+        planes, scale_factor=scale, mode="bicubic", antialias=True, align_corners=False
+    )
+    rim = _REACH * scale
+    return grown[..., rim:-rim, rim:-rim]
+
+
+def _mirrored(length: int, device: torch.device) -> torch.Tensor:
+    """Indices of a side with its border mirrored, the edge repeated."""
+    inside = torch.arange(length, device=device)
+    before = torch.arange(_REACH - 1, -1, -1, device=device)
+    return torch.cat([before, inside, length - 1 - before.flip(0)])
+
+
+def free_bytes(device: torch.device | None) -> int | None:
+    """What can still be allocated on a card; None for anything else."""
+    if device is None or device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
