@@ -47,10 +47,11 @@ class Case:
         """
         match = _NAME.fullmatch(text.strip())
         if match is None:
-            known = ["documented", "smoke", *(case.name for case in (*DOCUMENTED, *SMOKE))]
+            known = [*MATRICES, *(case.name for cases in MATRICES.values() for case in cases)]
+            matrices = " or ".join(f"'{name}'" for name in MATRICES)
             raise UsageError(
                 f"--cases '{text}': expected WIDTHxHEIGHTxSCALE (width first), "
-                f"'documented' or 'smoke'.{did_you_mean(text, known)}"
+                f"{matrices}.{did_you_mean(text, known)}"
             )
         width, height, scale = (int(group) for group in match.groups())
         if min(width, height) < MIN_SIDE:
@@ -72,7 +73,18 @@ DOCUMENTED = (
 SMOKE = (Case(32, 32, 4), Case(48, 32, 4), Case(64, 64, 4))
 """Small enough for two CPU cores and a minute."""
 
-MATRICES = {"documented": DOCUMENTED, "smoke": SMOKE}
+SRDIFF = (Case(80, 68, 4), Case(128, 128, 4), Case(512, 512, 4), Case(510, 339, 4))
+"""The output of the published 0.96 s, two squares, and a whole picture of DIV2K (2040x1356)."""
+
+SRDIFF_SMOKE = (Case(16, 16, 4), Case(24, 16, 4))
+"""As `SMOKE`, for a sampler of a hundred steps."""
+
+MATRICES = {
+    "documented": DOCUMENTED,
+    "smoke": SMOKE,
+    "srdiff": SRDIFF,
+    "srdiff-smoke": SRDIFF_SMOKE,
+}
 
 
 def parse_cases(texts: Iterable[str]) -> tuple[Case, ...]:

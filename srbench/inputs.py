@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from srbench.cases import DOCUMENTED, SMOKE, Case
+from srbench.cases import MATRICES, Case
 from srbench.errors import UsageError
 
 PHOTOGRAPHS = (
@@ -99,7 +99,7 @@ def fit(image: NDArray[np.uint8], width: int, height: int) -> tuple[NDArray[np.u
 
 def _turn(case: Case) -> int:
     """Which photograph a case gets: by its place in its matrix, whatever else is run beside it."""
-    for matrix in (DOCUMENTED, SMOKE):
+    for matrix in MATRICES.values():
         if case in matrix:
             return matrix.index(case)
     return zlib.crc32(case.name.encode())

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.contract import WeightsSource
 from srbench.arm import Job
 from srbench.armspec import ArmSpec, parse_arm
 from srbench.cases import Case, parse_cases
@@ -31,6 +30,7 @@ from srbench.registry import (
 )
 from srbench.revisions import checked_out
 from srbench.store import check_writable
+from srbench.systems import common_system, resolve_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,15 @@ class Preparation:
 
 
 def chosen_cases(settings: Settings, device: str) -> tuple[Case, ...]:
-    """The cases of a command: the given ones, else smoke on CPU, else the documented matrix."""
-    return parse_cases(settings.cases or ("smoke" if device == "cpu" else "documented",))
+    """The cases of a command: the given ones, else those of the pipelines' system.
+
+    Raises:
+        UsageError: A wrong name, or pipelines of several systems.
+    """
+    if settings.cases:
+        return parse_cases(settings.cases)
+    system = common_system(arm.pipeline for arm in chosen_arms(settings))
+    return parse_cases([system.smoke if device == "cpu" else system.matrix])
 
 
 def chosen_arms(settings: Settings) -> tuple[ArmSpec, ...]:
@@ -147,7 +154,7 @@ def prepare_run(
         assignments=assignments,
         device=device,
         precision=settings.precision or ("fp16" if device == "cuda" else "fp32"),
-        weights=_weights(settings.weights, device),
+        weights=resolve_weights((arm.pipeline for arm in arms), settings.weights, device),
         inputs=inputs,
         noise_seed=settings.noise_seed,
         timeout_s=settings.timeout,
@@ -167,8 +174,10 @@ def prepare_resume(head: RunRecord, settings: Settings, note: Callable[[str], No
     profile, gpu = _measured_device(head.profile)
     check_writable(report_folder(settings.out))
     began_with = head.weights["kind"]
-    weights = _weights(
-        settings.weights or (None if began_with == "folder" else began_with), head.device
+    weights = resolve_weights(
+        (arm_of(head, name).pipeline for name in head.pipelines),
+        settings.weights or (None if began_with == "folder" else began_with),
+        head.device,
     )
     if weights.digest != head.weights["digest"]:
         raise NotComparableError(
@@ -233,12 +242,6 @@ def _as_texts(options: dict[str, dict[str, Any]]) -> Iterable[str]:
     for arm, values in options.items():
         for key, value in values.items():
             yield f"{arm}.{key}={'none' if value is None else value}"
-
-
-def _weights(name: str | None, device: str) -> WeightsSource:
-    from pipelines.s3diff.weight_sources import resolve_weights
-
-    return resolve_weights(name, device)
 
 
 def report_folder(out: Path) -> Path:

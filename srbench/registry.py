@@ -63,6 +63,18 @@ BUILT_IN = {
                 ("int8-negative", "Int8Negative"),
             )
         ),
+        *(
+            Entry(
+                f"srdiff-{variant}",
+                f"pipelines.srdiff.{module}:SRDiff{name}",
+                f"pipelines.srdiff.options:{name}Options",
+            )
+            for variant, module, name in (
+                ("baseline", "baseline", "Baseline"),
+                ("optimized", "optimized", "Optimized"),
+                ("ddim", "optimized", "Ddim"),
+            )
+        ),
     )
 }
 

@@ -23,6 +23,8 @@ from pipelines.matlab_resize import upsample_lr
 from pipelines.srdiff.checkpoint import Checkpoint, from_tensors, read_checkpoint
 from pipelines.srdiff.config import CONFIGS, SIZE_MULTIPLE, Config, checkpoint_shapes
 from pipelines.srdiff.options import SRDiffOptions
+from pipelines.srdiff.synthetic import synthesize
+from pipelines.srdiff.weight_sources import SEEDED
 from pipelines.work import WorkCounter
 
 if TYPE_CHECKING:
@@ -86,7 +88,9 @@ class SRDiffPipeline(ABC, Generic[OptionsT]):
         Raises:
             PipelineError: The file is missing, damaged or of another model.
         """
-        self._load_checkpoint(read_checkpoint(weights.path), device, precision)
+        seeded = weights.kind == "synthetic"
+        checkpoint = synthesize(SEEDED) if seeded else read_checkpoint(weights.path)
+        self._load_checkpoint(checkpoint, device, precision)
 
     @torch.inference_mode()
     def _load_checkpoint(

@@ -55,7 +55,7 @@ def upscale(
     ] = None,
 ) -> None:
     """Upscale an image or a folder of images."""
-    from pipelines.s3diff.weight_sources import resolve_weights
+    from srbench.systems import resolve_weights
     from srbench.upscaling import (
         Request,
         check_options,
@@ -82,7 +82,7 @@ def upscale(
         device=place,
         precision=_precision(precision or ("fp16" if place == "cuda" else "fp32")),
     )
-    chosen = resolve_weights(weights, place)
+    chosen = resolve_weights([pipeline], weights, place)
     if chosen.synthetic:
         _note(f"weights: {chosen.kind}, synthetic: nothing in them was trained")
     for written in upscale_files(request, chosen, _note):

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipelines.contract import Rung
+from srbench.armspec import parse_arm
 from srbench.config import Settings
 from srbench.errors import UsageError
 from srbench.forecast import Forecast, forecast
 from srbench.ladder.arms import LadderArm, climb
 from srbench.preparation import Preparation, prepare_run
 from srbench.registry import BUILT_IN, light_options, load_pipeline, split_assignments
+from srbench.systems import system_of
 
 PURPOSE = "ladder"
 BASELINE_STEP = "P0"
@@ -74,7 +76,7 @@ def prepare_ladder(settings: Settings, ascent: Ascent, note: Callable[[str], Non
         PipelineError: No such weights, or options that do not go together.
     """
     climbed = climb(rungs_of(ascent.pipeline), ascent.rungs)
-    baseline = settings.pipelines[:1] if ascent.baseline else ()
+    baseline = _baseline(settings, ascent.pipeline) if ascent.baseline else ()
     _refuse_switches(settings.options, [*baseline, *(arm.name for arm, _ in climbed)], climbed)
     switches = [
         f"{arm.name}.{key}={value}" for arm, values in climbed for key, value in values.items()
@@ -97,6 +99,15 @@ def prepare_ladder(settings: Settings, ascent: Ascent, note: Callable[[str], Non
     arms = [*(arms if baseline else []), *(arm for arm, _ in climbed)]
     described = tuple(_with_prediction(arm, predicted, job.plan.cases) for arm in arms)
     return replace(preparation, job=replace(job, plan=plan, ladder=described))
+
+
+def _baseline(settings: Settings, pipeline: str) -> tuple[str, ...]:
+    """The first of the settings' pipelines where it is of the same system, else that system's."""
+    system = system_of(pipeline)
+    first = parse_arm(settings.pipelines[0]).pipeline if settings.pipelines else ""
+    if not first or system_of(first) != system:
+        return (system.baseline,)
+    return settings.pipelines[:1]
 
 
 def expected(preparation: Preparation, results: Path) -> Forecast:

@@ -20,6 +20,7 @@ BASELINE_COLOR = "#0072B2"
 CANDIDATE_COLOR = "#E69F00"
 STAGE_COLORS = {
     "preprocess": "#999999",
+    "encode": "#882255",
     "degradation": "#CC79A7",
     "prompt": "#F0E442",
     "modulate": "#000000",

@@ -28,6 +28,7 @@ from srbench.roofline.ceilings import CeilingsFile, read_ceilings
 from srbench.roofline.limits import Limits, datasheet_limits, measured_limits
 from srbench.roofline.measuring import measure_and_store
 from srbench.roofline.model import Roofline, build_roofline
+from srbench.systems import resolve_weights
 
 Note = Callable[[str], None]
 
@@ -250,11 +251,9 @@ def _plural(things: Sequence[object], word: str) -> str:
 
 def _mini_weights(head: RunRecord) -> Load | None:
     """Networks that are smaller than the published ones must be loaded to be counted."""
-    from pipelines.s3diff.weight_sources import resolve_weights
-
     if head.weights.get("kind") != "mini":
         return None
-    found = resolve_weights("mini", "cpu")
+    found = resolve_weights((arm_of(head, name).pipeline for name in head.pipelines), "mini", "cpu")
     return Load(
         path=str(found.path),
         kind=found.kind,

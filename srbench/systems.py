@@ -1,0 +1,82 @@
+"""The systems that can be measured: each has weights, cases and a baseline of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from srbench.errors import UsageError
+from srbench.registry import find_pipeline
+
+if TYPE_CHECKING:
+    from pipelines.contract import WeightsSource
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A family of pipelines that compute with the same checkpoints.
+
+    Attributes:
+        name: As at the front of its pipelines' names.
+        package: Has the module `weight_sources`, whose `resolve_weights(name, device)` needs no
+            torch.
+        matrix: Cases by default, on a card.
+        smoke: Cases by default, on a CPU.
+    """
+
+    name: str
+    package: str
+    matrix: str
+    smoke: str
+
+    @property
+    def baseline(self) -> str:
+        """The pipeline that others are held against."""
+        return f"{self.name}-baseline"
+
+
+S3DIFF = System("s3diff", "pipelines.s3diff", "documented", "smoke")
+SRDIFF = System("srdiff", "pipelines.srdiff", "srdiff", "srdiff-smoke")
+
+
+def system_of(pipeline: str) -> System:
+    """The system of a pipeline; one that is not ours takes S3Diff's weights.
+
+    Raises:
+        UsageError: No such pipeline.
+    """
+    target = find_pipeline(pipeline).target
+    return SRDIFF if target.startswith(f"{SRDIFF.package}.") else S3DIFF
+
+
+def common_system(pipelines: Iterable[str]) -> System:
+    """The one system that all pipelines of a run belong to.
+
+    Raises:
+        UsageError: An unknown pipeline, or pipelines of several systems.
+    """
+    found = {name: system_of(name) for name in pipelines}
+    systems = set(found.values())
+    if len(systems) > 1:
+        told = ", ".join(f"{name} ({system.name})" for name, system in found.items())
+        raise UsageError(f"--pipelines: {told} take different weights; measure them in two runs")
+    return systems.pop() if systems else S3DIFF
+
+
+def resolve_weights(pipelines: Iterable[str], name: str | None, device: str) -> WeightsSource:
+    """Find the weights that some pipelines share.
+
+    Args:
+        pipelines: Their names.
+        name: A path, `mini` or `synthetic`; None takes the system's default.
+        device: `cuda` or `cpu`.
+
+    Raises:
+        UsageError: See `common_system`.
+        PipelineError: No such weights.
+    """
+    sources = import_module(f"{common_system(pipelines).package}.weight_sources")
+    found: WeightsSource = sources.resolve_weights(name, device)
+    return found
