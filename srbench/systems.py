@@ -51,6 +51,14 @@ def system_of(pipeline: str) -> System:
     return SRDIFF if target.startswith(f"{SRDIFF.package}.") else S3DIFF
 
 
+def recorded_system(pipeline: str) -> System:
+    """The system of a pipeline in a record, which this version need not know any more."""
+    try:
+        return system_of(pipeline)
+    except UsageError:
+        return S3DIFF
+
+
 def common_system(pipelines: Iterable[str]) -> System:
     """The one system that all pipelines of a run belong to.
 

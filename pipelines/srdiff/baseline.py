@@ -28,7 +28,7 @@ class SRDiffBaseline(SRDiffPipeline[BaselineOptions]):
     name: ClassVar[str] = "srdiff-baseline"
     version: ClassVar[str] = "1"
     Options: ClassVar[type] = BaselineOptions
-    maps: ClassVar[float] = 6.0
+    maps: ClassVar[float] = 7.0
 
     def _build(self, checkpoint: Checkpoint, device: torch.device, precision: Precision) -> None:
         self._model = SRDiff(checkpoint, device)

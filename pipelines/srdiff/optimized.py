@@ -25,6 +25,7 @@ from pipelines.srdiff.options import AUTO, DdimOptions, OptimizedOptions
 from pipelines.srdiff.pipeline import Inputs, SRDiffPipeline, pad_to_cells
 from pipelines.srdiff.rrdb import condition
 from pipelines.srdiff.sampling import Noise, to_picture
+from pipelines.srdiff.schedule import Schedule
 from pipelines.srdiff.steps import Steps, ancestral_steps, ddim_steps
 from pipelines.srdiff.tiles import Tiles, largest_tile, plan_tiles
 
@@ -43,14 +44,14 @@ _MAX_BATCH = 16
 class FastPipeline(SRDiffPipeline[OptionsT]):
     """Shared by the optimized pipeline and those with other steps."""
 
-    maps: ClassVar[float] = 5.0
+    maps: ClassVar[float] = 5.6
 
     def __init__(self, options: OptionsT) -> None:
         super().__init__(options)
         self._tiles: dict[tuple[int, int], Tiles | None] = {}
         self._uncaptured: dict[tuple[int, int], str | None] = {}
 
-    def _steps(self, model: SRDiff) -> Steps:
+    def _steps(self, schedule: Schedule) -> Steps:
         """What the sampler visits."""
         raise NotImplementedError
 
@@ -62,7 +63,8 @@ class FastPipeline(SRDiffPipeline[OptionsT]):
         dtype = torch.float16 if half and options.half_weights else torch.float32
         model = SRDiff(checkpoint, device)
         layout = torch.channels_last if options.channels_last else torch.contiguous_format
-        steps = self._steps(model)
+        schedule = Schedule.from_buffers(checkpoint.buffers, torch.float32)
+        steps = self._steps(schedule).to(device)
         unet = FastUNet(model.unet, steps.timesteps, options, dtype)
         self._rrdb = model.rrdb.to(dtype=dtype).to(memory_format=layout)
         self._dtype, self._layout = dtype, layout
@@ -158,6 +160,7 @@ class FastPipeline(SRDiffPipeline[OptionsT]):
 
     def memory_estimate(self, height: int, width: int, scale: int) -> int:
         """See `pipelines.contract.Pipeline.memory_estimate`."""
+        self._check_scale(scale)
         rows, columns = self.hr_size(height, width)
         tiles = self._tiles_of((rows, columns))
         if tiles is None:
@@ -173,8 +176,8 @@ class SRDiffOptimized(FastPipeline[OptimizedOptions]):
     version: ClassVar[str] = "1"
     Options: ClassVar[type] = OptimizedOptions
 
-    def _steps(self, model: SRDiff) -> Steps:
-        return ancestral_steps(model.schedule)
+    def _steps(self, schedule: Schedule) -> Steps:
+        return ancestral_steps(schedule)
 
 
 class SRDiffDdim(FastPipeline[DdimOptions]):
@@ -185,12 +188,12 @@ class SRDiffDdim(FastPipeline[DdimOptions]):
     Options: ClassVar[type] = DdimOptions
     tiers: ClassVar[dict[Precision, Tier]] = dict.fromkeys(Precision, Tier.APPROX)
 
-    def _steps(self, model: SRDiff) -> Steps:
-        if self.options.steps > model.schedule.steps:
+    def _steps(self, schedule: Schedule) -> Steps:
+        if self.options.steps > schedule.steps:
             raise PipelineError(
-                f"option steps={self.options.steps}: this network has {model.schedule.steps}"
+                f"option steps={self.options.steps}: this network has {schedule.steps}"
             )
-        return ddim_steps(model.schedule, self.options.steps, self.options.eta)
+        return ddim_steps(schedule, self.options.steps, self.options.eta)
 
 
 def upsample(planes: torch.Tensor, scale: int) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import torch
@@ -20,6 +20,7 @@ from pipelines.contract import (
 )
 from pipelines.diffusion.transfer import download
 from pipelines.matlab_resize import upsample_lr
+from pipelines.srdiff import schedule
 from pipelines.srdiff.checkpoint import Checkpoint, from_tensors, read_checkpoint
 from pipelines.srdiff.config import CONFIGS, SIZE_MULTIPLE, Config, checkpoint_shapes
 from pipelines.srdiff.options import SRDiffOptions
@@ -64,7 +65,7 @@ class SRDiffPipeline(ABC, Generic[OptionsT]):
 
     pinned_transfers = False
     maps: ClassVar[float]
-    """Live bytes of one sample over a full-resolution map of the UNet's base width."""
+    """Live bytes of one sample over a full-resolution map of the UNet's base width (counted)."""
 
     def __init__(self, options: OptionsT) -> None:
         self.options = options
@@ -120,7 +121,7 @@ class SRDiffPipeline(ABC, Generic[OptionsT]):
 
         Each equals `upscale` with its seed, but for the rounding of other batch sizes.
         """
-        size = self._batch(*self.hr_size(*image.shape[:2]))
+        size = 1 if len(seeds) == 1 else self._batch(*self.hr_size(*image.shape[:2]))
         batches = [seeds[start : start + size] for start in range(0, len(seeds), size)]
         found: list[NDArray[np.uint8]] = []
         for batch in batches:
@@ -194,11 +195,11 @@ class SRDiffPipeline(ABC, Generic[OptionsT]):
         """See `pipelines.contract.Pipeline.work`: the very same code, on the meta device."""
         meta = torch.device("meta")
         twin = type(self)(self.options)
-        if self._device is None and scale in (2, 4, 8):
-            twin.config = _published_for(scale)
+        if self._device is None:
+            twin.config = _released_for(scale)
         else:
+            self._check_scale(scale)
             twin.config = self.config
-        twin._check_scale(scale)
         twin._load_checkpoint(_empty_checkpoint(twin.config), meta, Precision.FP32)
         rows, columns = twin.hr_size(height, width)
         inputs = Inputs(
@@ -212,6 +213,7 @@ class SRDiffPipeline(ABC, Generic[OptionsT]):
 
     def memory_estimate(self, height: int, width: int, scale: int) -> int:
         """See `pipelines.contract.Pipeline.memory_estimate`."""
+        self._check_scale(scale)
         rows, columns = self.hr_size(height, width)
         return self._map_bytes(rows * columns)
 
@@ -231,12 +233,13 @@ def pad_to_cells(image: torch.Tensor, cell: int) -> torch.Tensor:
     return padded.permute(1, 2, 0).to(image.dtype).contiguous()
 
 
-def _published_for(scale: int) -> Config:
-    """The released network of a factor; that of x4 with another grid for x2."""
-    known = {config.scale: config for name, config in CONFIGS.items() if name != "mini-x4"}
-    return known.get(scale) or Config(scale=scale)
+def _released_for(scale: int) -> Config:
+    """The released network of a factor; that of x4 on another grid for x2."""
+    return CONFIGS["celeba-x8"] if scale == 8 else replace(CONFIGS["df2k-x4"], scale=scale)
 
 
 def _empty_checkpoint(config: Config) -> Checkpoint:
+    """Networks without storage; the schedule has its numbers, which samplers are made of."""
     shapes = checkpoint_shapes(config).items()
-    return from_tensors(config, {name: torch.empty(s, device="meta") for name, s in shapes})
+    empty = {name: torch.empty(shape, device="meta") for name, shape in shapes}
+    return from_tensors(config, empty | schedule.buffers(schedule.betas(config)))

@@ -35,7 +35,7 @@ class Steps:
 
 def ancestral_steps(schedule: Schedule) -> Steps:
     """All timesteps, as published."""
-    visited = torch.arange(schedule.steps - 1, -1, -1, device=schedule.signal.device)
+    visited = torch.arange(schedule.steps - 1, -1, -1)
     return Steps(visited, schedule.coefficients().flip(0))
 
 
@@ -46,13 +46,13 @@ def ddim_steps(schedule: Schedule, count: int, eta: float) -> Steps:
     timesteps and eta 1 it is ancestral sampling.
 
     Args:
-        schedule: Of the network.
-        count: Timesteps visited; at most all.
+        schedule: Of the network, on the CPU.
+        count: Timesteps visited, at most all.
         eta: Share of the posterior's noise that is drawn anew.
     """
     last = schedule.steps - 1
-    visited = torch.linspace(last, 0, min(count, last + 1), dtype=torch.float64).round().long()
-    kept = schedule.signal.double().cpu().square()
+    visited = torch.linspace(last, 0, count, dtype=torch.float64).round().long()
+    kept = schedule.signal.double().square()
     at = kept[visited]
     before = torch.cat([kept[visited[1:]], kept.new_ones(1)])
     variance = eta**2 * (1 - before) / (1 - at) * (1 - at / before)
@@ -65,5 +65,4 @@ def ddim_steps(schedule: Schedule, count: int, eta: float) -> Steps:
         on_xt,
         variance.sqrt(),
     )
-    device, dtype = schedule.signal.device, schedule.signal.dtype
-    return Steps(visited.to(device), torch.stack(columns, dim=1).to(device, dtype))
+    return Steps(visited, torch.stack(columns, dim=1).to(schedule.signal.dtype))

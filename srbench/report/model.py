@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from pipelines.contract import STAGES
@@ -25,6 +25,7 @@ from srbench.stats.runs import (
 )
 from srbench.stats.speedup import Speedup, speedup
 from srbench.stats.summary import Summary, summarize
+from srbench.systems import S3DIFF, recorded_system
 
 _SIZE = re.compile(r"(\d+)x(\d+)x(\d+)")
 
@@ -119,12 +120,14 @@ class ReportModel:
     """A run as the printers see it.
 
     Attributes:
+        is_s3diff: Whether the arms are pipelines of S3Diff, for which times were published.
         limits_ms: Of `srbench roofline`; empty where it was not asked.
     """
 
     run: Run
     profile: Profile
     comparisons: list[Comparison]
+    is_s3diff: bool
     limits_ms: StoredLimits = field(default_factory=dict)
 
     @property
@@ -156,8 +159,22 @@ class ReportModel:
 def build_model(run: Run, limits_ms: StoredLimits | None = None) -> ReportModel:
     """Derive everything that a report of this run shows; `limits_ms` as of the model."""
     profile = profile_or_bare(run.head.profile)
+    is_s3diff = _is_s3diff(run)
+    if not is_s3diff:  # what was published for cards are times of S3Diff
+        profile = replace(profile, original_s={}, lyradiff_s={})
     comparisons = [_comparison(run, arm, profile) for arm in _shown(run)]
-    return ReportModel(run=run, profile=profile, comparisons=comparisons, limits_ms=limits_ms or {})
+    return ReportModel(
+        run=run,
+        profile=profile,
+        comparisons=comparisons,
+        is_s3diff=is_s3diff,
+        limits_ms=limits_ms or {},
+    )
+
+
+def _is_s3diff(run: Run) -> bool:
+    arm = baseline_arm(run)
+    return recorded_system(run.head.arms.get(arm, {}).get("pipeline", arm)) == S3DIFF
 
 
 def _shown(run: Run) -> list[str]:

@@ -12,8 +12,10 @@ def rival_table(model: ReportModel, comparison: Comparison) -> Table | None:
     """Speed-up of each case here, and of lyraDiff on the cards it was published for.
 
     Both are over the published program in fp16, ours as measured here; None without a case that
-    was published.
+    was published, and for any other system than S3Diff.
     """
+    if not model.is_s3diff or model.simulated:
+        return None
     published = [profile for profile in map(load_profile, profile_names()) if profile.lyradiff_s]
     rows = []
     for row in comparison.rows:
@@ -22,7 +24,7 @@ def rival_table(model: ReportModel, comparison: Comparison) -> Table | None:
             for profile in published
             if row.case in profile.lyradiff_s
         ]
-        if not theirs or model.simulated:
+        if not theirs:
             continue
         ours = row.speedup
         cells = [numeric(None if ours is None else ours.value, ratio(ours))]
