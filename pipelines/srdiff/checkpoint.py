@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
+import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import torch
@@ -24,6 +27,11 @@ from pipelines.srdiff.config import (
 
 Tensors = dict[str, torch.Tensor]
 _SHOWN = 3
+_UNREADABLE = (
+    *(OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError),
+    *(AssertionError, OverflowError, pickle.UnpicklingError, struct.error),
+)
+"""What `torch.load` raises for truncated and damaged files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +105,10 @@ def read_tensors(path: Path) -> Tensors:
         raise PipelineError(f"{path}: no such checkpoint file")
     try:
         content = _load(path)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).split("\n", 1)[0][:120] or type(error).__name__
+    except _UNREADABLE as error:
         raise PipelineError(
-            f"{path}: no readable checkpoint ({reason}); a torch.save file in the published "
-            "layout or safetensors is expected"
+            f"{path}: {_why_unreadable(path, error)}; a torch.save file in the published layout or "
+            "safetensors is expected"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -109,23 +116,26 @@ def read_tensors(path: Path) -> Tensors:
     if not isinstance(content, dict):
         raise PipelineError(f"{path}: holds {type(content).__name__}, not named tensors")
     tensors = {str(k).removeprefix("model."): v for k, v in content.items()}
-    stray = next((k for k, v in tensors.items() if not isinstance(v, torch.Tensor)), None)
+    stray = next((name for name, value in tensors.items() if not _is_plain(value)), None)
     if not tensors or stray is not None:
-        what = "nothing" if stray is None else f"'{stray}', which is no tensor"
+        what = "nothing" if stray is None else f"'{stray}', which is no plain tensor"
         raise PipelineError(f"{path}: holds {what}; state_dict -> model -> tensors is expected")
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
 def write_checkpoint(path: Path, tensors: Tensors, step: int) -> None:
     """Write tensors in the published layout, atomically."""
-    from tempfile import NamedTemporaryFile
-
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"global_step": step, "state_dict": {"model": tensors}}
     with NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file:
-        torch.save(content, file)
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)
+        written = Path(file.name)
+        try:
+            torch.save(content, file)
+        except BaseException:
+            written.unlink()
+            raise
+    written.chmod(0o644)
+    written.replace(path)
 
 
 def infer_config(path: Path, tensors: Tensors) -> Config:
@@ -143,14 +153,18 @@ def infer_config(path: Path, tensors: Tensors) -> Config:
         ]
         features = tensors["rrdb.conv_first.weight"].shape[0]
         beta = tensors["betas"]
+        steps = beta.shape[0]
     except KeyError as error:
         raise PipelineError(
             f"{path}: tensor {error} is missing: this is no SRDiff checkpoint"
         ) from error
-    except ValueError as error:
-        raise PipelineError(f"{path}: {prefix}cond_proj.weight has the wrong dimensions") from error
+    except (ValueError, IndexError) as error:
+        raise PipelineError(
+            f"{path}: {prefix}cond_proj.weight or another tensor that tells the configuration has "
+            "the wrong dimensions"
+        ) from error
     blocks = {m[1] for name in tensors if (m := re.match(r"rrdb\.RRDB_trunk\.(\d+)\.", name))}
-    if any(width % base for width in tops):
+    if not base or any(width % base for width in tops):
         raise PipelineError(f"{path}: level widths {tops} are no multiples of {base}")
     try:
         config = Config(
@@ -159,7 +173,7 @@ def infer_config(path: Path, tensors: Tensors) -> Config:
             dim_mults=tuple(width // base for width in tops),
             rrdb_features=features,
             rrdb_blocks=max(len(blocks), CONDITION_EVERY - 1),
-            timesteps=len(beta),
+            timesteps=steps,
         )
     except PipelineError as error:
         raise PipelineError(f"{path}: {error}") from error
@@ -199,7 +213,32 @@ def _load(path: Path) -> Any:
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(str(error)) from error
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an odd pickle protocol ends in an error anyway
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _is_plain(value: object) -> bool:
+    """Numbers in memory: not sparse, complex, or without contents."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not value.is_complex()
+    )
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return f"cannot be read ({error.strerror})"
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start == b"PK" or start[:1] == b"\x80":
+        if isinstance(error, pickle.UnpicklingError):
+            return "refused, the pickle asks for more than tensors and could run code of its author"
+    elif start and path.suffix != ".safetensors":
+        return "no checkpoint (a text file or another format)"
+    return "truncated or damaged"
 
 
 def _summary(path: Path, problems: list[str]) -> str:

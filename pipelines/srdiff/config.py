@@ -59,15 +59,23 @@ class Config:
     def __post_init__(self) -> None:
         if self.scale not in (2, 4, 8):
             raise PipelineError(f"scale {self.scale}: SRDiff is trained for 2, 4 or 8")
-        if len(self.dim_mults) != LEVELS:
-            raise PipelineError(f"dim_mults {self.dim_mults}: the UNet has {LEVELS} levels")
+        if len(self.dim_mults) != LEVELS or min(self.dim_mults) < 1:
+            raise PipelineError(
+                f"dim_mults {self.dim_mults}: {LEVELS} positive numbers, one for each level"
+            )
         if self.rrdb_blocks + 1 < CONDITION_EVERY:
             raise PipelineError(
                 f"rrdb_blocks {self.rrdb_blocks}: at least {CONDITION_EVERY - 1}, "
                 "every third feature is the condition"
             )
-        if self.hidden_size % 2 or self.rrdb_features % 2 or self.timesteps < 1:
-            raise PipelineError("hidden_size and rrdb_features must be even, timesteps positive")
+        if self.hidden_size % 2 or self.hidden_size < 4:
+            raise PipelineError(f"hidden_size {self.hidden_size}: must be even and at least 4")
+        if self.rrdb_features % 2 or self.rrdb_features < 2:
+            raise PipelineError(f"rrdb_features {self.rrdb_features}: must be even and positive")
+        if self.timesteps < 1:
+            raise PipelineError(f"timesteps {self.timesteps}: must be positive")
+        if self.schedule not in ("cosine", "linear"):
+            raise PipelineError(f"schedule '{self.schedule}': expected cosine or linear")
 
     @property
     def widths(self) -> tuple[int, ...]:

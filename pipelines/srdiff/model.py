@@ -68,6 +68,8 @@ class SRDiff:
         unknown = set(expected) - set(Config.__dataclass_fields__)
         if unknown:
             raise PipelineError(f"{', '.join(sorted(unknown))}: no setting of an SRDiff network")
+        if "dim_mults" in expected:
+            expected["dim_mults"] = tuple(expected["dim_mults"])
         return cls(read_checkpoint(Path(path), **expected), device, dtype)
 
     def encode(self, lr: torch.Tensor) -> list[torch.Tensor]:
@@ -151,6 +153,7 @@ class SRDiff:
                 network is not told of; `corrected` starts at t.
             seed: Of the noise: a's, b's, then one draw a step.
         """
+        _check_same_size(lr_up, a, b)
         t = self._timestep(t, lowest=1 if indexing == "reference" else 0)
         noise = Noise(seed, lr_up)
         ends = [self._to_latent(end, lr_up, t, noise) for end in (a, b)]
@@ -184,6 +187,7 @@ class SRDiff:
         Returns:
             The target, with what was redrawn inside the mask.
         """
+        _check_same_size(lr_up, target, source, mask)
         t = self._timestep(t, lowest=0)
         pasted = torch.lerp(target, source, mask)
         noise = Noise(seed, lr_up)
@@ -205,6 +209,9 @@ class SRDiff:
         noise: Noise,
         watch: Watch | None = None,
     ) -> torch.Tensor:
+        scale = self.config.scale
+        if [side * scale for side in lr.shape[-2:]] != list(lr_up.shape[-2:]):
+            raise PipelineError(f"lr_up of {_size(lr_up)} is not {scale} times lr, {_size(lr)}")
         features = self.encode(lr)
 
         def predict(x: torch.Tensor, t: int) -> torch.Tensor:
@@ -218,6 +225,16 @@ class SRDiff:
         if not lowest <= t <= last:
             raise PipelineError(f"t={t}: expected a timestep from {lowest} to {last}")
         return t
+
+
+def _check_same_size(lr_up: torch.Tensor, *pictures: torch.Tensor) -> None:
+    for picture in pictures:
+        if picture.shape[-2:] != lr_up.shape[-2:]:
+            raise PipelineError(f"picture of {_size(picture)}, but lr_up is {_size(lr_up)}")
+
+
+def _size(picture: torch.Tensor) -> str:
+    return f"{picture.shape[-1]}x{picture.shape[-2]}"
 
 
 def check_sides(height: int, width: int) -> None:

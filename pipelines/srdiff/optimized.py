@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -28,10 +28,6 @@ from pipelines.srdiff.sampling import Noise, to_picture
 from pipelines.srdiff.schedule import Schedule
 from pipelines.srdiff.steps import Steps, ancestral_steps, ddim_steps
 from pipelines.srdiff.tiles import Tiles, largest_tile, plan_tiles
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 OptionsT = TypeVar("OptionsT", bound=OptimizedOptions)
 _REACH = 4
@@ -127,11 +123,10 @@ class FastPipeline(SRDiffPipeline[OptionsT]):
         channels = self.config.condition_channels
         return torch.zeros(1, channels, height, width, device=self._device, dtype=self._dtype)
 
-    def _inputs(self, image: NDArray[np.uint8], device: torch.device) -> Inputs:
+    def _inputs(self, image: torch.Tensor, device: torch.device) -> Inputs:
         if not self.options.device_resize:
             return super()._inputs(image, device)
-        pixels = pad_to_cells(torch.from_numpy(image), self._cell())
-        pixels = upload(pixels, device, pinned=self.pinned_transfers)
+        pixels = upload(pad_to_cells(image, self._cell()), device, pinned=self.pinned_transfers)
         planes = pixels.permute(2, 0, 1)[None].contiguous()
         lr_up = upsample(planes.double() / self.options.divisor, self.config.scale)
         return Inputs(planes.float() / 255 * 2 - 1, (2 * lr_up - 1).float())

@@ -24,6 +24,7 @@ from pipelines.srdiff import schedule
 from pipelines.srdiff.checkpoint import Checkpoint, from_tensors, read_checkpoint
 from pipelines.srdiff.config import CONFIGS, SIZE_MULTIPLE, Config, checkpoint_shapes
 from pipelines.srdiff.options import SRDiffOptions
+from pipelines.srdiff.sampling import to_levels
 from pipelines.srdiff.synthetic import synthesize
 from pipelines.srdiff.weight_sources import SEEDED
 from pipelines.work import WorkCounter
@@ -127,9 +128,7 @@ class SRDiffPipeline(ABC, Generic[OptionsT]):
         for batch in batches:
             pictures = self._run(image, scale, batch, None)
             with stage("postprocess"):
-                pixels = ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-                pixels = pixels.permute(0, 2, 3, 1).contiguous()
-                found += list(download(pixels, pinned=self.pinned_transfers))
+                found += list(download(to_levels(pictures), pinned=self.pinned_transfers))
         return found
 
     def _batch(self, height: int, width: int) -> int:
@@ -163,7 +162,7 @@ class SRDiffPipeline(ABC, Generic[OptionsT]):
             )
         self._check_scale(scale)
         with stage("preprocess"):
-            inputs = self._inputs(image, self._device)
+            inputs = self._inputs(torch.from_numpy(image.copy(order="C")), self._device)
         pictures = self._sample(inputs, seeds, observe)
         return pictures[..., : height * scale, : width * scale]
 
@@ -173,9 +172,9 @@ class SRDiffPipeline(ABC, Generic[OptionsT]):
                 f"{self.name}: these weights upscale by {self.config.scale}, not by {scale}"
             )
 
-    def _inputs(self, image: NDArray[np.uint8], device: torch.device) -> Inputs:
-        """As the authors' loader prepares them: everything on the CPU, in numpy."""
-        padded = pad_to_cells(torch.from_numpy(image), self._cell())
+    def _inputs(self, image: torch.Tensor, device: torch.device) -> Inputs:
+        """Of [h, w, 3] uint8 on the CPU, as the authors' loader does: all there, in numpy."""
+        padded = pad_to_cells(image, self._cell())
         values = upsample_lr(padded.numpy(), self.config.scale, divisor=self.options.divisor)
         lr_up = torch.from_numpy(values).float().permute(2, 0, 1)[None].contiguous()
         lr = padded.permute(2, 0, 1)[None].float() / 255 * 2 - 1

@@ -99,3 +99,9 @@ def to_residual(hr: torch.Tensor, lr_up: torch.Tensor) -> torch.Tensor:
 def to_picture(residual: torch.Tensor, lr_up: torch.Tensor) -> torch.Tensor:
     """The inverse of `to_residual`; not clamped to [-1, 1], as published."""
     return residual.clamp(-1, 1) / RESIDUAL_SCALE + lr_up
+
+
+def to_levels(pictures: torch.Tensor) -> torch.Tensor:
+    """[B, 3, H, W] in [-1, 1] -> [B, H, W, 3] uint8, contiguous, rounded as published."""
+    levels = ((pictures.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return levels.permute(0, 2, 3, 1).contiguous()

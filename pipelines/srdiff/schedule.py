@@ -78,7 +78,7 @@ class Schedule:
     @classmethod
     def from_buffers(cls, tables: dict[str, torch.Tensor], dtype: torch.dtype) -> Schedule:
         """Of the tables of a checkpoint. The last step of the reverse process adds no noise."""
-        sigma = (0.5 * tables["posterior_log_variance_clipped"]).exp()
+        sigma = (0.5 * tables["posterior_log_variance_clipped"].to(dtype)).exp()
         sigma = torch.where(torch.arange(len(sigma), device=sigma.device) > 0, sigma, 0)
         return cls(
             signal=tables["sqrt_alphas_cumprod"].to(dtype),
@@ -87,7 +87,7 @@ class Schedule:
             recipm1=tables["sqrt_recipm1_alphas_cumprod"].to(dtype),
             mean_x0=tables["posterior_mean_coef1"].to(dtype),
             mean_xt=tables["posterior_mean_coef2"].to(dtype),
-            sigma=sigma.to(dtype),
+            sigma=sigma,
         )
 
     @property

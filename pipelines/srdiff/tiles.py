@@ -1,7 +1,9 @@
 """Tiles of the UNet for pictures that do not fit: predicted apart, blended at every step.
 
-All tiles share the sample and its noise, and where they overlap their predictions fade linearly
-into each other, so no step leaves a seam for the next one to sharpen.
+All tiles share the sample and its noise, and where they overlap their predictions fade into each
+other, so no step leaves a seam for the next one to sharpen. The outer quarter of an overlap is
+context alone: what the network predicts beside a border that the picture does not have is the worst
+of a tile.
 """
 
 from __future__ import annotations
@@ -41,12 +43,15 @@ class Tiles:
             width: Of the picture.
             like: Device and dtype.
         """
-        tents = torch.outer(_tent(self.height, self.overlap), _tent(self.width, self.overlap))
+        rows = {top: _fade(top, self.height, height, self.overlap) for top, _ in self.offsets}
+        columns = {left: _fade(left, self.width, width, self.overlap) for _, left in self.offsets}
         total = torch.zeros(height, width, dtype=torch.float64)
         for top, left in self.offsets:
-            total[top : top + self.height, left : left + self.width] += tents
+            part = total[top : top + self.height, left : left + self.width]
+            part += torch.outer(rows[top], columns[left])
         shares = [
-            tents / total[top : top + self.height, left : left + self.width]
+            torch.outer(rows[top], columns[left])
+            / total[top : top + self.height, left : left + self.width]
             for top, left in self.offsets
         ]
         return [share.to(like.device, like.dtype) for share in shares]
@@ -73,7 +78,15 @@ def largest_tile(budget_pixels: int, overlap: int) -> int:
     return max(side, 2 * overlap)
 
 
-def _tent(length: int, overlap: int) -> torch.Tensor:
-    """Rises over the overlap at both ends."""
-    place = torch.arange(length, dtype=torch.float64) + 0.5
-    return torch.minimum(place, length - place).clamp_max(overlap) / overlap
+def _fade(start: int, side: int, length: int, overlap: int) -> torch.Tensor:
+    """Along one axis: 0 in the outer quarter of an overlap, rising to 1 over its middle half.
+
+    Where a tile ends with the picture there is nothing to fade into.
+    """
+    place = torch.arange(side, dtype=torch.float64) + 0.5
+    inside = torch.full_like(place, torch.inf)
+    if start > 0:
+        inside = place
+    if start + side < length:
+        inside = torch.minimum(inside, side - place)
+    return (2 * inside / overlap - 0.5).clamp(0, 1)
