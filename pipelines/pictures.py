@@ -180,7 +180,7 @@ def _to_rgb8(pixels: NDArray[Any], path: Path, note: Note | None) -> NDArray[np.
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     if pixels.shape[2] == 3 and pixels.dtype == np.uint8:
-        return np.asarray(pixels)
+        return np.array(pixels)  # Pillow's are read-only, which torch warns of
     top = np.iinfo(pixels.dtype).max
     values = pixels[..., :3].astype(np.float64)
     if pixels.shape[2] == 4:

@@ -99,7 +99,7 @@ class Coordinator:
             return self._open_one_by_one()
         arms = self._workers()
         described = describe_all(arms, self._job.precision)
-        load_all(arms, one_by_one=False)
+        load_all(arms, one_by_one=False, cases=self._job.plan.cases)
         if self._job.device == "cuda" and not fit_together(arms, self._job.plan.cases):
             self._pairing = "block"
             self._observer.note("the arms do not fit on the card together: one after the other")
@@ -114,7 +114,8 @@ class Coordinator:
         for names in started_together(self._job.plan.arms):
             arms = self._workers(*names)
             described |= describe_all(arms, self._job.precision)
-            load_all({name: arms[name] for name in names if name in loading}, one_by_one=True)
+            loaded = {name: arms[name] for name in names if name in loading}
+            load_all(loaded, one_by_one=True, cases=self._job.plan.cases)
             tf32 = tf32 or any(arm.tf32 for arm in arms.values())
             self.close_workers()
         return Facts(described, tf32, self._pairing)

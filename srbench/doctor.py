@@ -102,12 +102,16 @@ def torch_finding(gpu: Gpu) -> Finding:
 
 
 def _weights(name: str | None) -> Finding:
-    from pipelines.s3diff.weight_sources import hub_snapshot, resolve_weights
+    from pipelines.s3diff.weight_sources import hub_snapshot
+    from srbench.systems import resolve_weights
+    from srbench.weights import system_of_weights
 
     try:
         if name not in (None, "mini", "synthetic"):
-            source = resolve_weights(name, "cpu")
-            return Finding("weights", "ok", f"{source.path} ({source.digest[:12]})")
+            system = system_of_weights(Path(name).expanduser())
+            source = resolve_weights([system.baseline], name, "cpu")
+            detail = f"{source.path} ({source.digest[:12]}), of {system.name}"
+            return Finding("weights", "ok", detail)
         snapshot = hub_snapshot()
     except PipelineError as error:
         return Finding("weights", "bad", str(error))

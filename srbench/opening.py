@@ -12,6 +12,7 @@ from srbench.nvml import Monitor
 from srbench.outcome import Failure, Outcome
 from srbench.probes.disturbance import exclusive
 from srbench.protocol import Described, Estimate, Estimated
+from srbench.wire import Message
 
 WATCH_S = 2.0
 """A process that has just ended shows in the card's utilisation for a second."""
@@ -88,22 +89,38 @@ def arms_to_load(job: Job) -> set[str]:
     return set({job.arm(name).pipeline: name for name in reversed(names)}.values())
 
 
-def load_all(arms: Mapping[str, Arm], *, one_by_one: bool) -> None:
+def load_all(arms: Mapping[str, Arm], *, one_by_one: bool, cases: Iterable[str] = ()) -> None:
     """Load the weights of all arms; one that cannot for want of memory says so cell by cell.
 
     Args:
         arms: Described already.
         one_by_one: Each leaves before the next one loads.
+        cases: Those that the weights must be for, such as those of a scale.
 
     Raises:
-        UsageError: The weights are unusable.
+        UsageError: The weights are unusable, or not for one of the cases.
     """
     for arm in arms.values():
         loaded = arm.load()
-        if isinstance(loaded, Failure) and loaded.outcome is Outcome.UNSUPPORTED:
-            raise UsageError(loaded.reason)
+        if refused := _refusal(loaded):
+            raise UsageError(refused)
+        if not isinstance(loaded, Failure):
+            for case in map(Case.parse, cases):
+                if refused := _refusal(arm.ask(Estimated, _estimate(case))):
+                    raise UsageError(f"--cases {case.name}: {refused}")
         if one_by_one:
             arm.stop()
+
+
+def _refusal(reply: Message | Failure) -> str | None:
+    """Why the pipeline does not take what it was given; None where it does, or broke."""
+    if isinstance(reply, Failure) and reply.outcome is Outcome.UNSUPPORTED:
+        return reply.reason
+    return None
+
+
+def _estimate(case: Case) -> Estimate:
+    return Estimate(width=case.width, height=case.height, scale=case.scale)
 
 
 def fit_together(arms: Mapping[str, Arm], cases: Iterable[str]) -> bool:
@@ -116,8 +133,7 @@ def fit_together(arms: Mapping[str, Arm], cases: Iterable[str]) -> bool:
     for arm in arms.values():
         largest = 0
         for case in map(Case.parse, cases):
-            request = Estimate(width=case.width, height=case.height, scale=case.scale)
-            reply = arm.ask(Estimated, request)
+            reply = arm.ask(Estimated, _estimate(case))
             if isinstance(reply, Failure):
                 return reply.outcome is not Outcome.OUT_OF_MEMORY
             largest, free = max(largest, reply.needed_bytes), reply.free_bytes

@@ -97,21 +97,32 @@ class FastPipeline(SRDiffPipeline[OptionsT]):
     def _sample(
         self, inputs: Inputs, seeds: Sequence[int], observe: Observer | None
     ) -> torch.Tensor:
-        lr_up = inputs.lr_up.expand(len(seeds), *inputs.lr_up.shape[1:])
-        size = (lr_up.shape[2], lr_up.shape[3])
-        tiles = self._tiles_of(size)
         with self._arithmetic():
             with stage("encode"):
                 maps = condition(self._encode(inputs.lr))
-            with stage("unet"):
-                place = "cpu" if self.options.noise == "cpu" else lr_up.device
-                noises = [Noise(seed, inputs.lr_up, place) for seed in seeds]
-                x = torch.empty_like(lr_up, memory_format=torch.contiguous_format)
-                for index, noise in enumerate(noises):
-                    noise.fill(x[index : index + 1])
-                if observe is not None:
-                    observe("eps", self._sampler.first_noise(x, maps, tiles))
-                residual = self._sampler.sample(x, maps, noises, tiles)
+            size = 1 if len(seeds) == 1 else self._batch(*inputs.lr_up.shape[2:])
+            batches = [seeds[start : start + size] for start in range(0, len(seeds), size)]
+            pictures = [self._sample_batch(inputs.lr_up, maps, each, observe) for each in batches]
+        return pictures[0] if len(pictures) == 1 else torch.cat(pictures)
+
+    def _sample_batch(
+        self,
+        lr_up: torch.Tensor,
+        maps: torch.Tensor,
+        seeds: Sequence[int],
+        observe: Observer | None,
+    ) -> torch.Tensor:
+        _, _, height, width = lr_up.shape
+        tiles = self._tiles_of((height, width))
+        with stage("unet"):
+            place = "cpu" if self.options.noise == "cpu" else lr_up.device
+            noises = [Noise(seed, lr_up, place) for seed in seeds]
+            x = lr_up.new_empty(len(seeds), 3, height, width)
+            for index, noise in enumerate(noises):
+                noise.fill(x[index : index + 1])
+            if observe is not None:
+                observe("eps", self._sampler.first_noise(x, maps, tiles))
+            residual = self._sampler.sample(x, maps, noises, tiles)
         with stage("postprocess"):
             return to_picture(residual, lr_up)
 

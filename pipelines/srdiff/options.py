@@ -86,8 +86,8 @@ class OptimizedOptions(SRDiffOptions):
         pinned_transfers: Images through pinned host memory, asynchronously.
         cuda_graphs: Replay the steps of prepared sizes from a CUDA graph.
         tile: Side of a tile of the UNet in HR pixels; 0 tiles only what would not fit into memory.
-        tile_overlap: Of neighbouring tiles: its outer quarters are context, the middle half is blended
-            at every step.
+        tile_overlap: Of neighbouring tiles: its outer quarters are context, the middle half is
+            blended at every step.
     """
 
     RUNGS: ClassVar[tuple[Rung, ...]] = OPTIMIZED_RUNGS

@@ -122,18 +122,9 @@ class SRDiffPipeline(ABC, Generic[OptionsT]):
 
         Each equals `upscale` with its seed, but for the rounding of other batch sizes.
         """
-        size = 1 if len(seeds) == 1 else self._batch(*self.hr_size(*image.shape[:2]))
-        batches = [seeds[start : start + size] for start in range(0, len(seeds), size)]
-        found: list[NDArray[np.uint8]] = []
-        for batch in batches:
-            pictures = self._run(image, scale, batch, None)
-            with stage("postprocess"):
-                found += list(download(to_levels(pictures), pinned=self.pinned_transfers))
-        return found
-
-    def _batch(self, height: int, width: int) -> int:
-        """Samples of one picture at once, by HR size."""
-        return 1
+        pictures = self._run(image, scale, seeds, None)
+        with stage("postprocess"):
+            return list(download(to_levels(pictures), pinned=self.pinned_transfers))
 
     @torch.inference_mode()
     def upscale_float(

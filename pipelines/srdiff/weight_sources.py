@@ -16,7 +16,8 @@ SEEDED = CONFIGS["df2k-x4"]
 """The architecture of `synthetic` weights."""
 _RECIPE = "1"
 """Version of the numbers of `synthetic` weights."""
-_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
+SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
+"""Of files that may be checkpoints."""
 
 
 def resolve_weights(name: str | None, device: str) -> WeightsSource:
@@ -61,7 +62,9 @@ def checkpoint_file(path: Path, origin: str = "") -> Path:
             f"{path}: no such file or folder{origin}; give an SRDiff checkpoint, `mini` or "
             "`synthetic`"
         )
-    found = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
+    if (path / "sd-turbo").is_dir():
+        raise PipelineError(f"{path}: S3Diff's weights{origin}, not a checkpoint of SRDiff")
+    found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
     by_steps = {int(m[1]): f for f in found if (m := re.search(r"_steps_(\d+)\.", f.name))}
     if by_steps:
         return by_steps[max(by_steps)]

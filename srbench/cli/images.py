@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 Weights = Annotated[
     str | None,
-    typer.Option(help="Folder, `mini` or `synthetic` [default: SRBENCH_WEIGHTS, hub cache]"),
+    typer.Option(
+        help="S3Diff's folder, an SRDiff checkpoint, `mini` or `synthetic` [default: SRBENCH_WEIGHTS, hub cache]"
+    ),
 ]
 
 

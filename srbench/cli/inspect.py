@@ -162,7 +162,7 @@ def _work_table(
 
 
 def doctor(
-    weights: Annotated[str | None, typer.Option(help="Folder, mini or synthetic.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Path, mini or synthetic.")] = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:

@@ -72,7 +72,7 @@ Pipelines = Annotated[
     ),
 ]
 Weights = Annotated[
-    str | None, typer.Option(help="Folder, mini or synthetic [default: see `srbench doctor`]")
+    str | None, typer.Option(help="Path, mini or synthetic [default: see `srbench doctor`]")
 ]
 Inputs = Annotated[Path | None, typer.Option(help="Folder of your own images.")]
 Precision = Annotated[

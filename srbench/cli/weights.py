@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,27 +46,32 @@ def fetch(
 
 def check(
     weights: Annotated[
-        str | None, typer.Argument(help="Folder, `mini` or `synthetic` [default: as in `run`]")
+        str | None,
+        typer.Argument(
+            help="S3Diff's folder, an SRDiff checkpoint, `mini` or `synthetic` of S3Diff "
+            "[default: as in `run`]"
+        ),
     ] = None,
 ) -> None:
     """Check names, shapes and hashes of weights: one line a problem."""
-    from pipelines.s3diff.weight_sources import file_hashes, resolve_weights
-    from pipelines.s3diff.weights import check_folder
+    from srbench.weights import examine_weights
 
-    folder = (
-        Path(weights).expanduser() if weights and weights not in ("mini", "synthetic") else None
-    )
-    if folder is None:
-        folder = resolve_weights(weights, choose_device("auto")).path
-    problems = check_folder(folder)
-    for problem in problems:
-        typer.echo(problem)
-    if problems:
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        raise UsageError(f"{folder}: {count}, listed above")
-    for name, value in file_hashes(folder).items():
-        typer.echo(f"{value}  {name}")
-    typer.echo(f"{folder}: every tensor is there", err=True)
+    found = examine_weights(_folder_to_check(weights))
+    for line in found.problems or found.facts:
+        typer.echo(line)
+    if found.problems:
+        count = f"{len(found.problems)} problem{'s' if len(found.problems) > 1 else ''}"
+        raise UsageError(f"{found.path}: {count}, listed above")
+    typer.echo(f"{found.path}: every tensor is there", err=True)
+
+
+def _folder_to_check(weights: str | None) -> Path:
+    chosen = weights or os.environ.get("SRBENCH_WEIGHTS")
+    if chosen and chosen not in ("mini", "synthetic"):
+        return Path(chosen).expanduser()
+    from pipelines.s3diff.weight_sources import resolve_weights
+
+    return resolve_weights(chosen, choose_device("auto")).path
 
 
 def synthesize(

@@ -52,6 +52,7 @@ class SimulatedBench:
         self._tasks: dict[type[Message], Callable[[Any], Message]] = {
             protocol.Describe: self._describe,
             protocol.Load: self._load,
+            protocol.Estimate: self._estimate,
             protocol.Prepare: self._prepare,
             protocol.Upscale: self._upscale,
             protocol.Solo: self._solo,
@@ -82,6 +83,9 @@ class SimulatedBench:
     def _load(self, request: protocol.Load) -> protocol.Loaded:
         self._precision = request.precision
         return protocol.Loaded(load_ms=numbers.LOAD_MS, tf32=False)
+
+    def _estimate(self, request: protocol.Estimate) -> protocol.Estimated:
+        return protocol.Estimated(needed_bytes=0, free_bytes=0)
 
     def _prepare(self, request: protocol.Prepare) -> protocol.Prepared:
         self._warmed = 0

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.s3diff.options import OPTIMIZED_RUNGS
+from pipelines.s3diff.options import OPTIMIZED_RUNGS as S3DIFF_RUNGS
+from pipelines.srdiff.options import OPTIMIZED_RUNGS as SRDIFF_RUNGS
 from srbench.records import Run
 from srbench.store import list_runs, read_run
 
 pytestmark = pytest.mark.e2e
-STEPS = ("tests", "ceilings", "core", "ladder", "compiled", "as-shipped")
+STEPS = ("tests", "ceilings", "core", "srdiff", "ladder", "compiled", "as-shipped")
+LADDERS = {"s3diff-optimized": S3DIFF_RUNGS, "srdiff-optimized": SRDIFF_RUNGS}
 
 
 class Kit:
@@ -94,20 +96,43 @@ def test_a_dry_run_plans_every_step_in_its_order(kit: Kit) -> None:
     ]
     for case in ("128x128x4,512x512x2", "720x1280x2", "1024x1024x2", "1920x1080x2"):
         assert out.count(f"--cases {case} ") == 3
-    parts = [part.split(",") for part in re.findall(r"--rungs (\S+)", out)]
-    # One after the other, each beginning where the one before ended.
-    assert [names[0] for names in parts[1:]] == [names[-1] for names in parts[:-1]]
-    rungs = [name for names in parts for name in names]
-    assert list(dict.fromkeys(rungs)) == [rung.name for rung in OPTIMIZED_RUNGS]
+    for pipeline, rungs in LADDERS.items():
+        found = re.findall(rf"--pipeline {pipeline} .*--rungs (\S+)", out)
+        parts = [part.split(",") for part in found]
+        # One after the other, each beginning where the one before ended.
+        assert [names[0] for names in parts[1:]] == [names[-1] for names in parts[:-1]]
+        names = [name for part in parts for name in part]
+        assert list(dict.fromkeys(names)) == [rung.name for rung in rungs]
+    arms = "--pipelines srdiff-baseline,srdiff-optimized"
+    for case in ("80x68x4,128x128x4", "512x512x4", "510x339x4"):
+        assert len(re.findall(rf"--cases {case} .* --weights synthetic {arms}\n", out)) == 1
+    assert out.count("--pipelines srdiff-baseline,srdiff-ddim\n") == 1
     assert "--set P1.merge_lora=false" in out
     assert "--set compiled.compile=true" in out
     assert "--set as-shipped.as_shipped=true" in out
     assert not (kit.folder / "results").exists()
 
 
+def test_each_system_has_cases_and_weights_of_its_own(kit: Kit) -> None:
+    """A folder is S3Diff's, and its cases may have scales that SRDiff's weights have not."""
+    settings = {"DRY": "1", "KIT_CASES": "32x32x2 16x16x2", "KIT_WEIGHTS": "my/s3diff"}
+    _, out, _ = kit.call(**settings)
+    ours = [line for line in out.splitlines() if line.startswith("srdiff ")]
+    assert len(ours) == 4
+    assert all("--weights synthetic " in line and "--cases 80x68x4 " in line for line in ours)
+    _, out, _ = kit.call(**settings, KIT_SRDIFF="16x16x8 24x16x8", KIT_SRDIFF_WEIGHTS="my.ckpt")
+    ours = [line for line in out.splitlines() if line.startswith("srdiff ")]
+    assert all("--weights my.ckpt " in line for line in ours)
+    assert [re.search(r"--cases (\S+)", line)[1] for line in ours] == [  # type: ignore[index]
+        *["16x16x8,24x16x8"] * 2,
+        *["16x16x8"] * 2,
+    ]
+
+
 def test_a_budget_that_is_spent_leaves_everything_to_the_next_call(kit: Kit) -> None:
     settings = {"KIT_GPU": "cpu", "KIT_CASES": "16x16x2", "KIT_WEIGHTS": "mini", "BUDGET_S": "20"}
-    code, out, _ = kit.call(**settings, KIT_STEPS="ceilings core ladder peers verdicts reports")
+    steps = "ceilings core srdiff ladder peers verdicts reports"
+    code, out, _ = kit.call(**settings, KIT_STEPS=steps)
     found = states(out)
     assert code == 3
     assert found.pop("weights") == "done"
