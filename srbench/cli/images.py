@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="S3Diff's folder, an SRDiff checkpoint, `mini` or `synthetic` [default: SRBENCH_WEIGHTS, hub cache]"
+        help="S3Diff's folder, an SRDiff checkpoint, `mini` or `synthetic` [default: "
+        "SRBENCH_WEIGHTS, hub cache]"
     ),
 ]
 
