@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,37 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
         raise PipelineError(f"{path}: cannot write ({error.strerror or error})") from error
 
 
+class _Strictness:
+    """Pillow's warnings muted, but for bombs, which are errors.
+
+    Filters are the process's, and threads read pictures: they are set by the first of those inside
+    and put back by the last.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._filters.__exit__(None, None, None)
+
+
+_STRICT = _Strictness()
+
+
 def _guarded(path: Path, read: Callable[[Path], Result]) -> Result:
     if path.is_dir():
         raise PipelineError(f"{path}: a folder, expected an image file")
@@ -86,9 +118,7 @@ def _guarded(path: Path, read: Callable[[Path], Result]) -> Result:
     try:
         if path.stat().st_size == 0:
             raise PipelineError(f"{path}: empty file, expected an image")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _STRICT:
             return read(path)
     except PermissionError as error:
         raise PipelineError(f"{path}: not readable ({error.strerror})") from error

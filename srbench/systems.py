@@ -41,31 +41,35 @@ S3DIFF = System("s3diff", "pipelines.s3diff", "documented", "smoke")
 SRDIFF = System("srdiff", "pipelines.srdiff", "srdiff", "srdiff-smoke")
 
 
-def system_of(pipeline: str) -> System:
-    """The system of a pipeline; one that is not ours takes S3Diff's weights.
+_SYSTEMS = (S3DIFF, SRDIFF)
+
+
+def system_of(pipeline: str) -> System | None:
+    """The system of a pipeline; None for one that is not ours and takes any weights.
 
     Raises:
         UsageError: No such pipeline.
     """
     target = find_pipeline(pipeline).target
-    return SRDIFF if target.startswith(f"{SRDIFF.package}.") else S3DIFF
+    return next((s for s in _SYSTEMS if target.startswith(f"{s.package}.")), None)
 
 
 def recorded_system(pipeline: str) -> System:
     """The system of a pipeline in a record, which this version need not know any more."""
     try:
-        return system_of(pipeline)
+        return system_of(pipeline) or S3DIFF
     except UsageError:
         return S3DIFF
 
 
 def common_system(pipelines: Iterable[str]) -> System:
-    """The one system that all pipelines of a run belong to.
+    """The one system that the pipelines of a run belong to, S3Diff where none of them is ours.
 
     Raises:
         UsageError: An unknown pipeline, or pipelines of several systems.
     """
-    found = {name: system_of(name) for name in pipelines}
+    known = {name: system_of(name) for name in pipelines}
+    found = {name: system for name, system in known.items() if system is not None}
     systems = set(found.values())
     if len(systems) > 1:
         told = ", ".join(f"{name} ({system.name})" for name, system in found.items())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -36,11 +36,13 @@ class SRDiffBaseline(SRDiffPipeline[BaselineOptions]):
 
     def _sample(
         self, inputs: Inputs, seeds: Sequence[int], observe: Observer | None
-    ) -> torch.Tensor:
+    ) -> Iterator[torch.Tensor]:
         assert self._device is not None
         autocast_on = self._device if self._precision is Precision.FP16 else None
-        with arithmetic(autocast_on=autocast_on, tune=False):
-            return torch.cat([self._sample_one(inputs, seed, observe) for seed in seeds])
+        for seed in seeds:
+            with arithmetic(autocast_on=autocast_on, tune=False):
+                picture = self._sample_one(inputs, seed, observe)
+            yield picture
 
     def _sample_one(self, inputs: Inputs, seed: int, observe: Observer | None) -> torch.Tensor:
         with stage("encode"):

@@ -27,7 +27,7 @@ from pipelines.srdiff.config import (
 
 Tensors = dict[str, torch.Tensor]
 _SHOWN = 3
-_UNREADABLE = (
+UNREADABLE = (
     *(OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError),
     *(AssertionError, OverflowError, pickle.UnpicklingError, struct.error),
 )
@@ -105,7 +105,7 @@ def read_tensors(path: Path) -> Tensors:
         raise PipelineError(f"{path}: no such checkpoint file")
     try:
         content = _load(path)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise PipelineError(
             f"{path}: {_why_unreadable(path, error)}; a torch.save file in the published layout or "
             "safetensors is expected"

@@ -7,6 +7,7 @@ everywhere.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -228,7 +229,10 @@ def _load(weights: str | None, device: Device | None) -> SRDiff:
     if device is Device.CUDA and not has_card:
         raise PipelineError("--device cuda: there is no CUDA device; use --device cpu")
     place = device or (Device.CUDA if has_card else Device.CPU)
-    return SRDiff.from_checkpoint(resolve_weights(weights, place).path, device=place)
+    found = resolve_weights(weights or os.environ.get("SRBENCH_WEIGHTS") or "mini", place)
+    if found.kind == "synthetic":
+        raise PipelineError("--weights synthetic: paints noise; give a trained checkpoint or mini")
+    return SRDiff.from_checkpoint(found.path, device=place)
 
 
 def _device_of(model: SRDiff) -> torch.device:

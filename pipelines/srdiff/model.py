@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 
@@ -36,13 +36,15 @@ class SRDiff:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.config = checkpoint.config
+        self.dtype = dtype
         with torch.device("meta"):
             self.rrdb, self.unet = RRDBNet(self.config), UNet(self.config)
         for network, tensors in ((self.rrdb, checkpoint.rrdb), (self.unet, checkpoint.unet)):
             network.load_state_dict(tensors, strict=True, assign=True)
             network.requires_grad_(False).eval().to(device=device, dtype=dtype)
         tables = {name: table.to(device) for name, table in checkpoint.buffers.items()}
-        self.schedule = Schedule.from_buffers(tables, dtype)
+        # At high noise x0 is the difference of numbers in the thousands.
+        self.schedule = Schedule.from_buffers(tables, torch.promote_types(dtype, torch.float32))
 
     @classmethod
     def from_checkpoint(
@@ -58,7 +60,7 @@ class SRDiff:
         Args:
             path: See `pipelines.srdiff.checkpoint.read_checkpoint`.
             device: Where it computes.
-            dtype: What it computes in.
+            dtype: What its networks compute in; the diffusion stays in float32 at least.
             expected: Fields of `Config` that the checkpoint must have (`hidden_size=16`,
                 `dim_mults=(1, 2, 2, 4)`); all are read from the checkpoint.
 
@@ -74,7 +76,7 @@ class SRDiff:
 
     def encode(self, lr: torch.Tensor) -> list[torch.Tensor]:
         """Features of the LR picture [B, 3, h, w]: after each block, then the trunk's last."""
-        return self.rrdb.encode(lr)
+        return self.rrdb.encode(lr.to(self.dtype))
 
     def encoder_picture(self, features: list[torch.Tensor]) -> torch.Tensor:
         """The encoder's own super-resolution, [B, 3, s h, s w] in [-1, 1]."""
@@ -94,11 +96,15 @@ class SRDiff:
             PipelineError: Sides that the UNet cannot halve three times.
         """
         check_sides(*x.shape[-2:])
-        steps = torch.as_tensor(t, device=x.device).expand(len(x))
+        if isinstance(t, int):  # of a tensor on a device it would have to be waited for
+            t = self._timestep(t, lowest=0)
+        steps = torch.as_tensor(t, device=x.device)
         maps = condition(features)
-        return self.unet(x, steps, maps.expand(len(x), *maps.shape[1:]))  # type: ignore[no-any-return]
+        maps = maps.expand(len(x), *maps.shape[1:])
+        eps: torch.Tensor = self.unet(x.to(self.dtype), steps.expand(len(x)), maps)
+        return eps.to(x.dtype)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample(
         self,
         lr: torch.Tensor,
@@ -120,6 +126,9 @@ class SRDiff:
         Returns:
             [B, 3, s h, s w], or [samples, ...]; may leave [-1, 1] a little.
         """
+        lr_up = lr_up.to(self.schedule.signal.dtype)
+        if samples < 1:
+            raise PipelineError(f"samples={samples}: expected at least 1")
         if samples > 1:
             if len(lr) != 1:
                 raise PipelineError(f"samples={samples}: of one picture at a time, not {len(lr)}")
@@ -127,7 +136,7 @@ class SRDiff:
         noise = Noise(seed, lr_up)
         return self._denoise(noise.draw(), self.schedule.steps - 1, lr, lr_up, noise, watch)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def interpolate(
         self,
         a: torch.Tensor,
@@ -153,7 +162,11 @@ class SRDiff:
                 network is not told of; `corrected` starts at t.
             seed: Of the noise: a's, b's, then one draw a step.
         """
+        lr_up = lr_up.to(self.schedule.signal.dtype)
         _check_same_size(lr_up, a, b)
+        if indexing not in get_args(Indexing):
+            known = " or ".join(get_args(Indexing))
+            raise PipelineError(f"indexing='{indexing}': expected {known}")
         t = self._timestep(t, lowest=1 if indexing == "reference" else 0)
         noise = Noise(seed, lr_up)
         ends = [self._to_latent(end, lr_up, t, noise) for end in (a, b)]
@@ -161,7 +174,7 @@ class SRDiff:
         start = t - 1 if indexing == "reference" else t
         return self._denoise(mixed, start, lr, lr_up, noise)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def fuse(
         self,
         target: torch.Tensor,
@@ -187,6 +200,7 @@ class SRDiff:
         Returns:
             The target, with what was redrawn inside the mask.
         """
+        lr_up = lr_up.to(self.schedule.signal.dtype)
         _check_same_size(lr_up, target, source, mask)
         t = self._timestep(t, lowest=0)
         pasted = torch.lerp(target, source, mask)
@@ -212,6 +226,8 @@ class SRDiff:
         scale = self.config.scale
         if [side * scale for side in lr.shape[-2:]] != list(lr_up.shape[-2:]):
             raise PipelineError(f"lr_up of {_size(lr_up)} is not {scale} times lr, {_size(lr)}")
+        if len(lr) not in (1, len(lr_up)):
+            raise PipelineError(f"{len(lr)} pictures lr, but {len(lr_up)} lr_up")
         features = self.encode(lr)
 
         def predict(x: torch.Tensor, t: int) -> torch.Tensor:

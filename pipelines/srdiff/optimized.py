@@ -7,8 +7,9 @@ noise x0 is the difference of numbers in the thousands.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import ClassVar, TypeVar
 
 import torch
@@ -35,6 +36,8 @@ _REACH = 4
 _SHARE = 0.8
 """Of the free memory that an untiled picture may take."""
 _MAX_BATCH = 16
+_SAMPLE_BYTES = 80
+"""Of an HR pixel: sample, noise, upsampled LR, blended prediction and the encoder's maps."""
 
 
 class FastPipeline(SRDiffPipeline[OptionsT]):
@@ -96,14 +99,14 @@ class FastPipeline(SRDiffPipeline[OptionsT]):
 
     def _sample(
         self, inputs: Inputs, seeds: Sequence[int], observe: Observer | None
-    ) -> torch.Tensor:
-        with self._arithmetic():
-            with stage("encode"):
-                maps = condition(self._encode(inputs.lr))
-            size = 1 if len(seeds) == 1 else self._batch(*inputs.lr_up.shape[2:])
-            batches = [seeds[start : start + size] for start in range(0, len(seeds), size)]
-            pictures = [self._sample_batch(inputs.lr_up, maps, each, observe) for each in batches]
-        return pictures[0] if len(pictures) == 1 else torch.cat(pictures)
+    ) -> Iterator[torch.Tensor]:
+        with self._arithmetic(), stage("encode"):
+            maps = condition(self._encode(inputs.lr))
+        size = 1 if len(seeds) == 1 else self._batch(*inputs.lr_up.shape[2:])
+        for start in range(0, len(seeds), size):
+            with self._arithmetic():
+                batch = self._sample_batch(inputs.lr_up, maps, seeds[start : start + size], observe)
+            yield batch
 
     def _sample_batch(
         self,
@@ -154,13 +157,14 @@ class FastPipeline(SRDiffPipeline[OptionsT]):
             free = free_bytes(self._device)
             if free is None or self._map_bytes(height * width) <= _SHARE * free:
                 return None
-            side = largest_tile(int(_SHARE * free / self._map_bytes(1)), overlap)
+            left = _SHARE * free - self._picture_bytes(height * width)
+            side = largest_tile(max(0, int(left / self._map_bytes(1))), overlap)
         tiles = plan_tiles(height, width, side, overlap)
         return tiles if len(tiles) > 1 else None
 
     def _batch(self, height: int, width: int) -> int:
         free = free_bytes(self._device)
-        if free is None:
+        if free is None or self._device is None or self._device.type != "cuda":
             return 1
         return max(1, min(_MAX_BATCH, int(_SHARE * free / self._map_bytes(height * width))))
 
@@ -171,8 +175,12 @@ class FastPipeline(SRDiffPipeline[OptionsT]):
         tiles = self._tiles_of((rows, columns))
         if tiles is None:
             return super().memory_estimate(height, width, scale)
-        hoisted = self._map_bytes(rows * columns) / self.maps
-        return int(self._map_bytes(tiles.height * tiles.width) + hoisted)
+        tile = self._map_bytes(tiles.height * tiles.width)
+        return tile + self._picture_bytes(rows * columns)
+
+    def _picture_bytes(self, pixels: int) -> int:
+        """What a picture in tiles keeps beside its largest tile: condition, sample and the like."""
+        return int(self._map_bytes(pixels) / self.maps) + _SAMPLE_BYTES * pixels
 
 
 class SRDiffOptimized(FastPipeline[OptimizedOptions]):
@@ -229,8 +237,12 @@ def _mirrored(length: int, device: torch.device) -> torch.Tensor:
 
 
 def free_bytes(device: torch.device | None) -> int | None:
-    """What can still be allocated on a card; None for anything else."""
-    if device is None or device.type != "cuda":
+    """What can still be allocated on a card or, by Linux, in host memory; None without numbers."""
+    if device is None or device.type == "meta":
         return None
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    available = next(line for line in lines if line.startswith("MemAvailable:"))
+    return int(available.split()[1]) * 1024

@@ -30,7 +30,7 @@ from pipelines.srdiff.weight_sources import SEEDED
 from pipelines.work import WorkCounter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -81,8 +81,8 @@ class SRDiffPipeline(ABC, Generic[OptionsT]):
     @abstractmethod
     def _sample(
         self, inputs: Inputs, seeds: Sequence[int], observe: Observer | None
-    ) -> torch.Tensor:
-        """One picture -> [len(seeds), 3, s h, s w], float32, in [-1, 1] or a little beyond."""
+    ) -> Iterator[torch.Tensor]:
+        """One picture -> batches [b, 3, s h, s w] of its samples, float32, about [-1, 1]."""
 
     def load(self, weights: WeightsSource, device: torch.device, precision: Precision) -> None:
         """Read the checkpoint and build the networks on `device`.
@@ -112,19 +112,21 @@ class SRDiffPipeline(ABC, Generic[OptionsT]):
 
     def upscale(self, image: NDArray[np.uint8], scale: int, *, seed: int) -> NDArray[np.uint8]:
         """See `pipelines.contract.Pipeline.upscale`."""
-        return self.upscale_samples(image, scale, seeds=[seed])[0]
+        (picture,) = self.upscale_samples(image, scale, seeds=[seed])
+        return picture
 
     @torch.inference_mode()
     def upscale_samples(
         self, image: NDArray[np.uint8], scale: int, *, seeds: Sequence[int]
-    ) -> list[NDArray[np.uint8]]:
-        """Several samples of one picture, which is encoded once.
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Several samples of one picture, which is encoded once, as they come.
 
         Each equals `upscale` with its seed, but for the rounding of other batch sizes.
         """
-        pictures = self._run(image, scale, seeds, None)
-        with stage("postprocess"):
-            return list(download(to_levels(pictures), pinned=self.pinned_transfers))
+        for pictures in self._run(image, scale, seeds, None):
+            with stage("postprocess"):
+                batch = download(to_levels(pictures), pinned=self.pinned_transfers)
+            yield from batch
 
     @torch.inference_mode()
     def upscale_float(
@@ -136,14 +138,14 @@ class SRDiffPipeline(ABC, Generic[OptionsT]):
         observe: Observer | None = None,
     ) -> NDArray[np.float32]:
         """See `pipelines.contract.Pipeline.upscale_float`. Observed: `eps` of the first step."""
-        picture = self._run(image, scale, [seed], observe)[0]
+        ((picture,),) = self._run(image, scale, [seed], observe)
         unit = ((picture + 1) / 2).clamp(0, 1)
         pixels: NDArray[np.float32] = unit.permute(1, 2, 0).contiguous().cpu().numpy()
         return pixels
 
     def _run(
         self, image: NDArray[np.uint8], scale: int, seeds: Sequence[int], observe: Observer | None
-    ) -> torch.Tensor:
+    ) -> Iterator[torch.Tensor]:
         if self._device is None:
             raise PipelineError(f"{self.name}: load weights before upscaling")
         height, width = image.shape[:2]
@@ -154,8 +156,8 @@ class SRDiffPipeline(ABC, Generic[OptionsT]):
         self._check_scale(scale)
         with stage("preprocess"):
             inputs = self._inputs(torch.from_numpy(image.copy(order="C")), self._device)
-        pictures = self._sample(inputs, seeds, observe)
-        return pictures[..., : height * scale, : width * scale]
+        for pictures in self._sample(inputs, seeds, observe):
+            yield pictures[..., : height * scale, : width * scale]
 
     def _check_scale(self, scale: int) -> None:
         if scale != self.config.scale:
@@ -198,7 +200,7 @@ class SRDiffPipeline(ABC, Generic[OptionsT]):
         )
         twin.prepare(height, width, scale)
         with WorkCounter() as counter:
-            twin._sample(inputs, [0], None)
+            list(twin._sample(inputs, [0], None))
         return counter.counts()
 
     def memory_estimate(self, height: int, width: int, scale: int) -> int:

@@ -14,7 +14,7 @@ from srbench.forecast import Forecast, forecast
 from srbench.ladder.arms import LadderArm, climb
 from srbench.preparation import Preparation, prepare_run
 from srbench.registry import BUILT_IN, light_options, load_pipeline, split_assignments
-from srbench.systems import system_of
+from srbench.systems import common_system
 
 PURPOSE = "ladder"
 BASELINE_STEP = "P0"
@@ -103,9 +103,9 @@ def prepare_ladder(settings: Settings, ascent: Ascent, note: Callable[[str], Non
 
 def _baseline(settings: Settings, pipeline: str) -> tuple[str, ...]:
     """The first of the settings' pipelines where it is of the same system, else that system's."""
-    system = system_of(pipeline)
-    first = parse_arm(settings.pipelines[0]).pipeline if settings.pipelines else ""
-    if not first or system_of(first) != system:
+    system = common_system([pipeline])
+    first = [parse_arm(text).pipeline for text in settings.pipelines[:1]]
+    if common_system(first) != system:
         return (system.baseline,)
     return settings.pipelines[:1]
 

@@ -176,7 +176,7 @@ def test_options_as_the_harness_takes_them() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_of_one_picture_are_single_pictures(name: str, load: Loaded) -> None:
     pipeline = load(name)
-    several = pipeline.upscale_samples(IMAGE, 4, seeds=[3, 4])
+    several = list(pipeline.upscale_samples(IMAGE, 4, seeds=[3, 4]))
     for seed, picture in zip((3, 4), several, strict=True):
         single = pipeline.upscale(IMAGE, 4, seed=seed).astype(int)
         assert np.abs(picture - single).max() <= 1

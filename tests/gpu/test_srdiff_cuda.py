@@ -197,7 +197,7 @@ def test_other_sizes_leave_a_captured_one_alone(srdiff_weights: WeightsSource) -
     prepared(pipeline)
     first = painter(pipeline)()
     assert np.abs(painter(pipeline, UNSEEN)().astype(int) - unprepared).max() <= 2
-    pipeline.upscale_samples(pixels(CASE), CASE.scale, seeds=[7, 8])
+    list(pipeline.upscale_samples(pixels(CASE), CASE.scale, seeds=[7, 8]))
     assert prepared(pipeline, LARGER)["cuda_graphs"] == CAPTURED
     painter(pipeline, LARGER)()
     torch.cuda.empty_cache()
@@ -213,7 +213,7 @@ def test_samples_of_a_batch_are_single_ones(
     prepared(pipeline)
     assert pipeline._batch(*pipeline.hr_size(CASE.height, CASE.width)) >= 3
     seeds = [3, 4, 5]
-    samples = pipeline.upscale_samples(pixels(CASE), CASE.scale, seeds=seeds)
+    samples = list(pipeline.upscale_samples(pixels(CASE), CASE.scale, seeds=seeds))
     assert np.abs(samples[0].astype(int) - samples[1]).max() > 2
     least_db = 60 if precision is Precision.FP32 else 45
     for seed, sample in zip(seeds, samples, strict=True):
@@ -230,6 +230,10 @@ def test_tiles_equal_those_of_the_cpu(srdiff_weights: WeightsSource) -> None:
     assert_exact(found, truth)
 
 
+def _all_of(samples: partial[object]) -> list[object]:
+    return list(samples())
+
+
 @pytest.mark.parametrize("precision", list(Precision))
 @pytest.mark.parametrize("options", [{}, TILED], ids=["whole", "tiled"])
 def test_triton_computes_all_that_is_fused(
@@ -241,7 +245,8 @@ def test_triton_computes_all_that_is_fused(
     settings = {"steps": "2", "cuda_graphs": "false", **options}
     pipeline = loaded("ddim", srdiff_weights, "cuda", precision, settings)
     for seeds in ([3], [3, 4]):
-        sample = partial(pipeline.upscale_samples, pixels(LARGER), LARGER.scale, seeds=seeds)
+        samples = partial(pipeline.upscale_samples, pixels(LARGER), LARGER.scale, seeds=seeds)
+        sample = partial(_all_of, samples)
         sample()
         events = traced(sample)
         calls = Counter(event["name"] for event in events if event["cat"] == "cpu_op")

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from skimage.data import astronaut
 
 from pipelines.matlab_resize import imresize, upsample_lr
-from pipelines.srdiff import SRDiff
+from pipelines.srdiff import SRDiff, optimized
 from pipelines.srdiff.checkpoint import Tensors, from_tensors
 from pipelines.srdiff.config import SIZE_MULTIPLE, Config
 from pipelines.srdiff.fast_sampler import FastSampler
 from pipelines.srdiff.fast_unet import FastUNet
-from pipelines.srdiff.options import OptimizedOptions
+from pipelines.srdiff.options import DdimOptions, OptimizedOptions
 from pipelines.srdiff.rrdb import condition
 from pipelines.srdiff.sampling import Noise, to_picture
 from pipelines.srdiff.steps import ancestral_steps, ddim_steps
@@ -210,3 +210,18 @@ def test_tiles_without_overlap_would_show(pictures: dict[str, Tensor]) -> None:
     assert float(difference.square().mean()) ** 0.5 > 1
     assert seam(difference, [64]) > 10
     assert seam(pictures["cut"], [64]) > seam(pictures["whole"], [64]) + 0.2
+
+
+@pytest.mark.parametrize("free_mib", [1500, 2500, 6000])
+def test_tiles_are_chosen_to_fit_and_foretold(
+    free_mib: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole picture of DIV2K in float32, which needs 3.6 GiB untiled."""
+    monkeypatch.setattr(optimized, "free_bytes", lambda device: free_mib * 2**20)
+    # On the meta device no transposed convolution answers in channels_last, as real ones do.
+    pipeline = optimized.SRDiffDdim(DdimOptions(steps=1, channels_last=False))
+    foretold = pipeline.memory_estimate(339, 510, 4)
+    peak = pipeline.work(339, 510, 4).peak_tensor_bytes
+    assert peak <= foretold <= free_mib * 2**20
+    assert foretold <= 1.5 * peak
+    assert (pipeline.decisions(339, 510, 4)["tiles"] == "none") is (free_mib == 6000)

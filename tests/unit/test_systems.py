@@ -34,8 +34,10 @@ OURS = ("srdiff-baseline", "srdiff-optimized")
 
 def test_every_pipeline_has_the_system_of_its_name() -> None:
     for name in BUILT_IN:
-        assert name.startswith(f"{system_of(name).name}-")
-    assert system_of("tests.fixtures_pipelines:Bicubic") is S3DIFF
+        assert name.startswith(f"{common_system([name]).name}-")
+    assert system_of("tests.fixtures_pipelines:Bicubic") is None
+    assert common_system(["tests.fixtures_pipelines:Bicubic"]) is S3DIFF
+    assert common_system(["mine.fast:Engine", "srdiff-baseline"]) is SRDIFF
     assert {system.baseline for system in (S3DIFF, SRDIFF)} <= set(BUILT_IN)
     assert system_of(SRDIFF.baseline) is SRDIFF
 
