@@ -102,7 +102,7 @@ CONFIGS = {
     "df2k-x4": Config(),
     "celeba-x8": Config(scale=8, dim_mults=(1, 2, 2, 4)),
     "paper-x4": Config(dim_mults=(1, 2, 2, 4), rrdb_blocks=15),
-    "mini-x4": Config(hidden_size=16, dim_mults=(1, 2, 2, 4), rrdb_blocks=5),
+    "mini-x4": Config(hidden_size=24, dim_mults=(1, 1, 2, 2), rrdb_blocks=2),
 }
 """The released networks, that of the paper's table, and a small one."""
 

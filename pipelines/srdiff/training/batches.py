@@ -1,0 +1,98 @@
+"""Which patches and which noise an update sees: functions of the seed and its number alone.
+
+So nothing random has to be stored to continue a run exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from pipelines.srdiff.dataset import PatchDataset, Sample
+from pipelines.srdiff.training.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one process does of each update.
+
+    Attributes:
+        rank: Of the process.
+        processes: All of them.
+        part: Patches at a time.
+        parts: How often in an update.
+    """
+
+    rank: int
+    processes: int
+    part: int
+    parts: int
+
+    @classmethod
+    def of(cls, settings: Settings, rank: int, processes: int) -> Share:
+        """Divide the batch. Raises PipelineError where that is impossible."""
+        return cls(rank, processes, settings.part(processes), settings.accumulate)
+
+    def slot(self, step: int, part: int) -> int:
+        """A number that only this part of this update of this process has."""
+        return (step * self.parts + part) * self.processes + self.rank
+
+    def numbers(self, step: int, part: int) -> list[int]:
+        """Samples of a part."""
+        first = self.slot(step, part) * self.part
+        return list(range(first, first + self.part))
+
+
+class _Numbers(Sampler[list[int]]):
+    """Sample numbers, part by part, of the updates of a run."""
+
+    def __init__(self, share: Share, steps: range) -> None:
+        self._share, self._steps = share, steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self._steps:
+            for part in range(self._share.parts):
+                yield self._share.numbers(step, part)
+
+    def __len__(self) -> int:
+        return len(self._steps) * self._share.parts
+
+
+def load_parts(
+    patches: PatchDataset, share: Share, steps: range, *, workers: int, device: torch.device
+) -> Iterator[Sample]:
+    """This process's parts of the updates `steps`, on the device.
+
+    Args:
+        patches: What is drawn from.
+        share: Of the process.
+        steps: Updates.
+        workers: Processes that prepare patches; 0 for none beside this one.
+        device: Where the parts go, while the device is still busy with earlier ones.
+    """
+    pinned = device.type == "cuda"
+    loader = DataLoader(
+        patches,
+        batch_sampler=_Numbers(share, steps),
+        num_workers=workers,
+        pin_memory=pinned,
+        persistent_workers=workers > 0,
+        generator=torch.Generator(),  # the loader's own draw; the global generator stays as it is
+    )
+    for sample in loader:
+        yield Sample(
+            *(
+                tensor.to(device, non_blocking=pinned, memory_format=torch.channels_last)
+                for tensor in sample
+            )
+        )
+
+
+def reseed(generator: torch.Generator, seed: int, *numbers: int) -> torch.Generator:
+    """Start a generator at the place of these numbers."""
+    mixed = np.random.SeedSequence((seed, *numbers)).generate_state(1, np.uint64)
+    return generator.manual_seed(int(mixed[0]) & (2**63 - 1))

@@ -1,0 +1,139 @@
+"""The state that a run continues from: one file an interval, whole or not there at all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.contract import PipelineError
+from pipelines.pictures import Note
+from pipelines.srdiff.checkpoint import UNREADABLE
+from pipelines.srdiff.training.settings import Settings
+
+KEPT = 2
+"""States that are left: the last one, and the one before it."""
+_NAME = re.compile(r"state-(\d+)\.pt")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A run between two updates.
+
+    Attributes:
+        step: Updates done.
+        settings: Of the run.
+        data: Fingerprint of its data, see `pipelines.srdiff.training.data`.
+        encoder: Fingerprint of the encoder that stage 2 began with; empty in stage 1.
+        content: State dicts of `objective`, `optimizer`, `average` and `scaler`, as they are used.
+    """
+
+    step: int
+    settings: Settings
+    data: str
+    encoder: str
+    content: dict[str, Any]
+
+
+@contextmanager
+def run_folder(folder: Path) -> Iterator[None]:
+    """Make the folder and keep other runs out of it; the lock goes with its process.
+
+    Raises:
+        PipelineError: Another run is writing into it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a+b")
+    except OSError as error:
+        raise PipelineError(f"{folder}: cannot write ({error.strerror or error})") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PipelineError(
+                f"{folder}: another training is writing into it; wait for it, or choose another "
+                "--out"
+            ) from error
+        for left in folder.glob(".state-*.part"):
+            left.unlink()
+        yield
+
+
+def save_state(folder: Path, state: State) -> None:
+    """Write a state and drop the old ones. After a kill at any moment a whole one is there.
+
+    Raises:
+        PipelineError: It cannot be written; earlier states are left.
+    """
+    path = folder / f"state-{state.step:08d}.pt"
+    temporary = folder / f".{path.name}.part"
+    document = {
+        "step": state.step,
+        "settings": state.settings.to_json(),
+        "data": state.data,
+        "encoder": state.encoder,
+        "content": state.content,
+    }
+    try:
+        with temporary.open("wb") as file:
+            torch.save(document, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(folder)
+        for old in _states(folder)[KEPT:]:
+            old.unlink()
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        reason = str(error).split("\n", 1)[0]
+        raise PipelineError(f"{path}: the state cannot be written ({reason})") from error
+
+
+def load_state(folder: Path, note: Note) -> State | None:
+    """The last state of a folder, None where there is none.
+
+    Args:
+        folder: Of the run.
+        note: Told of a state that a disk has damaged; the one before it is taken.
+
+    Raises:
+        PipelineError: There are states, but all are damaged.
+    """
+    paths = _states(folder)
+    for path in paths:
+        try:
+            document = torch.load(path, map_location="cpu", weights_only=True)
+            settings = Settings.from_json(document["settings"])
+            return State(
+                document["step"],
+                settings,
+                document["data"],
+                document["encoder"],
+                document["content"],
+            )
+        except UNREADABLE as error:
+            note(f"warning: {path}: damaged ({type(error).__name__}); the state before it is taken")
+    if paths:
+        raise PipelineError(f"{folder}: its states are damaged; choose another --out")
+    return None
+
+
+def _states(folder: Path) -> list[Path]:
+    """Files of states, the newest first."""
+    return sorted((p for p in folder.iterdir() if _NAME.fullmatch(p.name)), reverse=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
