@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint lock gpu gpu-test full-test timing clean
+.PHONY: run test lint lock gpu gpu-test full-test srdiff-mini timing clean
 
 run: .venv/installed
 	-@$(BIN)/srbench weights fetch --metrics
@@ -26,6 +26,10 @@ gpu-test: .venv/installed
 
 full-test: .venv/installed
 	$(BIN)/pytest -m full
+
+# The small SRDiff network, from photographs to weights: half an hour of one core.
+srdiff-mini: .venv/installed
+	$(BIN)/python -m pipelines.srdiff.mini --out runs/mini
 
 timing: .venv/installed
 	$(BIN)/pytest -m timing
