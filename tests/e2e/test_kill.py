@@ -153,6 +153,7 @@ def check(victim: Victim, undisturbed: Run) -> int:
     return len(broken)
 
 
+@pytest.mark.full
 def test_kills_of_the_real_pipeline_lose_nothing(tmp_path: Path, project_root: Path) -> None:
     dice = random.Random(5)
     folder = Folder(tmp_path, project_root)
