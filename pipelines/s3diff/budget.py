@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from pipelines.diffusion.memory import free_card_bytes
 from pipelines.diffusion.tiling import LatentTiles, VaeTile
 from pipelines.s3diff.architecture import Architecture
 from pipelines.s3diff.options import AUTO, VAE_FACTOR
@@ -81,9 +82,7 @@ def read_card(device: torch.device | None, graph_bytes: int = 0) -> Card | None:
     """
     if device is None or device.type != "cuda":
         return None
-    free, _ = torch.cuda.mem_get_info(device)
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    usable = free + max(0, kept - graph_bytes)
+    usable = free_card_bytes(device, graph_bytes)
     return Card(torch.cuda.get_device_capability(device), usable)
 
 

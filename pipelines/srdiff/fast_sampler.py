@@ -84,10 +84,7 @@ class FastSampler:
         """The prediction of the first step alone, in float32 at least; x stays as it is."""
         place = self._arrange(x, self._unet.prepare_condition(maps), tiles)
         place.step.zero_()
-        eps = self._predict(x, place)
-        bias = self._unet.final_bias
-        eps = eps.to(x.dtype)
-        return eps if bias is None else eps + bias.to(x.dtype)[:, None, None]
+        return self._biased(self._predict(x, place), x.dtype)
 
     def capture(self, x: torch.Tensor, maps: torch.Tensor, tiles: Tiles | None) -> str | None:
         """Capture the step of a size; None, or why that could not be done."""
@@ -120,18 +117,22 @@ class FastSampler:
     def _advance(self, x: torch.Tensor) -> torch.Tensor:
         """One step, in place."""
         place = self._places[x.shape]
-        eps, bias = self._predict(x, place), self._unet.final_bias
-        table = self._steps.coefficients
+        eps, table = self._predict(x, place), self._steps.coefficients
         if self._fused:
+            bias = self._unet.final_bias
             kernels.diffusion_step(x, eps, bias, place.noise, table, place.step)
         else:
             row = table.index_select(0, place.step)[0]
-            eps = eps.to(x.dtype)
-            if bias is not None:
-                eps = eps + bias.to(x.dtype)[:, None, None]
+            eps = self._biased(eps, x.dtype)
             x0 = (row[0] * x - row[1] * eps).clamp(-1, 1)
             x.copy_(row[2] * x0 + row[3] * x + row[4] * place.noise)
         return x
+
+    def _biased(self, eps: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """The whole prediction, with the bias that is left to the sampler step."""
+        bias = self._unet.final_bias
+        eps = eps.to(dtype)
+        return eps if bias is None else eps + bias.to(dtype)[:, None, None]
 
     def _predict(self, x: torch.Tensor, place: _Place) -> torch.Tensor:
         if place.tiles is None:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from pipelines.contract import Observer, PipelineError, Precision, Tier, stage
 from pipelines.diffusion.arithmetic import arithmetic
+from pipelines.diffusion.memory import free_card_bytes
 from pipelines.diffusion.transfer import upload
 from pipelines.srdiff.checkpoint import Checkpoint
 from pipelines.srdiff.fast_sampler import FastSampler
@@ -154,7 +155,7 @@ class FastPipeline(SRDiffPipeline[OptionsT]):
     def _choose_tiles(self, height: int, width: int) -> Tiles | None:
         side, overlap = self.options.tile, self.options.tile_overlap
         if side == AUTO:
-            free = free_bytes(self._device)
+            free = self._free_bytes()
             if free is None or self._map_bytes(height * width) <= _SHARE * free:
                 return None
             left = _SHARE * free - self._picture_bytes(height * width)
@@ -163,10 +164,14 @@ class FastPipeline(SRDiffPipeline[OptionsT]):
         return tiles if len(tiles) > 1 else None
 
     def _batch(self, height: int, width: int) -> int:
-        free = free_bytes(self._device)
+        free = self._free_bytes()
         if free is None or self._device is None or self._device.type != "cuda":
             return 1
         return max(1, min(_MAX_BATCH, int(_SHARE * free / self._map_bytes(height * width))))
+
+    def _free_bytes(self) -> int | None:
+        captured = 0 if self._device is None else self._sampler.graph_bytes
+        return free_bytes(self._device, captured)
 
     def memory_estimate(self, height: int, width: int, scale: int) -> int:
         """See `pipelines.contract.Pipeline.memory_estimate`."""
@@ -236,13 +241,12 @@ def _mirrored(length: int, device: torch.device) -> torch.Tensor:
     return torch.cat([before, inside, length - 1 - before.flip(0)])
 
 
-def free_bytes(device: torch.device | None) -> int | None:
+def free_bytes(device: torch.device | None, graph_bytes: int) -> int | None:
     """What can still be allocated on a card or, by Linux, in host memory; None without numbers."""
     if device is None or device.type == "meta":
         return None
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free_card_bytes(device, graph_bytes)
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     available = next(line for line in lines if line.startswith("MemAvailable:"))
     return int(available.split()[1]) * 1024

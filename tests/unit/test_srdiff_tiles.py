@@ -217,7 +217,7 @@ def test_tiles_are_chosen_to_fit_and_foretold(
     free_mib: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A whole picture of DIV2K in float32, which needs 3.6 GiB untiled."""
-    monkeypatch.setattr(optimized, "free_bytes", lambda device: free_mib * 2**20)
+    monkeypatch.setattr(optimized, "free_bytes", lambda *_: free_mib * 2**20)
     # On the meta device no transposed convolution answers in channels_last, as real ones do.
     pipeline = optimized.SRDiffDdim(DdimOptions(steps=1, channels_last=False))
     foretold = pipeline.memory_estimate(339, 510, 4)
