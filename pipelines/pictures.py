@@ -71,7 +71,7 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
         ) as file:
             temporary = Path(file.name)
             Image.fromarray(pixels).save(file, format="PNG")
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~umask())
         temporary.replace(path)
     except OSError as error:
         if temporary is not None:
@@ -133,7 +133,8 @@ def _guarded(path: Path, read: Callable[[Path], Result]) -> Result:
         raise PipelineError(f"{path}: truncated or damaged image ({_one_line(error)})") from error
 
 
-def _umask() -> int:
+def umask() -> int:
+    """Of the process, which temporary files do not follow."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

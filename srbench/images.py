@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.contract import PipelineError
-from pipelines.pictures import SUFFIXES, list_pictures, read_picture
+from pipelines.pictures import SUFFIXES, list_pictures, read_picture, umask
 from srbench.errors import UsageError
 
 __all__ = ["SUFFIXES", "list_images", "read_image", "write_image"]
@@ -68,15 +67,9 @@ def write_image(path: Path, pixels: NDArray[np.uint8]) -> None:
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
             temporary = Path(file.name)
             Image.fromarray(pixels).save(file, format=kind, **options)
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~umask())
         temporary.replace(path)
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         raise UsageError(f"{path}: cannot write ({error.strerror or error})") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
