@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import struct
 import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,14 +23,10 @@ from pipelines.srdiff.config import (
     checkpoint_shapes,
     rrdb_shapes,
 )
+from pipelines.torch_files import UNREADABLE
 
 Tensors = dict[str, torch.Tensor]
 _SHOWN = 3
-UNREADABLE = (
-    *(OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError),
-    *(AssertionError, OverflowError, pickle.UnpicklingError, struct.error),
-)
-"""What `torch.load` raises for truncated and damaged files."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from typing import Annotated
 import typer
 
 from pipelines.contract import PipelineError
+from pipelines.photographs import HELD_OUT, TRAINING, gather
 from pipelines.pictures import Note
-from pipelines.srdiff.photographs import HELD_OUT, TRAINING, gather
 from pipelines.srdiff.training.settings import PRESETS, Settings, Stage
 
 CONFIG = "mini-x4"

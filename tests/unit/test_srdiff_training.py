@@ -29,15 +29,15 @@ from pipelines.srdiff.config import CONFIGS
 from pipelines.srdiff.dataset import PatchDataset, Sample
 from pipelines.srdiff.mini import make
 from pipelines.srdiff.pairs import open_pairs
-from pipelines.srdiff.photographs import HELD_OUT, TRAINING
+from pipelines.photographs import HELD_OUT, TRAINING
 from pipelines.srdiff.rrdb import RRDBNet
 from pipelines.srdiff.sampling import to_residual
 from pipelines.srdiff.train import main, settings_of
-from pipelines.srdiff.training.averaging import Average
-from pipelines.srdiff.training.batches import Share, reseed
+from pipelines.training.averaging import Average
+from pipelines.training.batches import Share, reseed
 from pipelines.srdiff.training.loop import Outcome, Run, train
 from pipelines.srdiff.training.objective import DiffusionObjective, distance, window_ssim
-from pipelines.srdiff.training.records import Table
+from pipelines.training.records import Table
 from pipelines.srdiff.training.reporting import Watched
 from pipelines.srdiff.training.settings import (
     PRESETS,
@@ -49,7 +49,7 @@ from pipelines.srdiff.training.settings import (
     Stage,
 )
 from pipelines.srdiff.training.start import Origin, build, carry_picture
-from pipelines.srdiff.training.state import State, load_state, run_folder, save_state
+from pipelines.training.states import State, load_state, run_folder, save_state
 from pipelines.srdiff.training.trainer import Trainer
 
 MINI = CONFIGS["mini-x4"]
@@ -172,11 +172,11 @@ def test_impossible_settings_are_named(change: dict[str, Any], message: str) -> 
 def test_a_batch_is_shared_without_gaps_whatever_the_division() -> None:
     settings = short(Stage.DIFFUSION, batch=12, accumulate=2)
     for processes in (1, 2, 3):
-        shares = [Share.of(settings, rank, processes) for rank in range(processes)]
+        shares = [Share(rank, processes, settings.part(processes), 2) for rank in range(processes)]
         numbers = [n for share in shares for part in range(2) for n in share.numbers(5, part)]
         assert sorted(numbers) == list(range(60, 72))
     with pytest.raises(PipelineError, match="give a multiple of 10"):
-        Share.of(settings, 0, 5)
+        settings.part(5)
 
 
 def test_average_is_the_exponential_moving_average() -> None:
@@ -400,17 +400,17 @@ def test_half_precision_learns_in_float32_weights(
 
 
 def test_states_are_kept_in_pairs_and_a_damaged_one_is_passed_over(tmp_path: Path) -> None:
-    settings = short(Stage.RRDB)
+    identity = {"settings": short(Stage.RRDB).to_json()}
     with run_folder(tmp_path):
         for step in (1, 2, 3):
-            save_state(tmp_path, State(step, settings, "d", "", {"x": torch.tensor(step)}))
+            save_state(tmp_path, State(step, identity, {"x": torch.tensor(step)}))
     last, before = tmp_path / "state-00000003.pt", tmp_path / "state-00000002.pt"
     assert set(tmp_path.glob("*.pt")) == {last, before}
     last.write_bytes(last.read_bytes()[:100])
     said: list[str] = []
     state = load_state(tmp_path, said.append)
     assert state is not None
-    assert (state.step, state.settings, int(state.content["x"])) == (2, settings, 2)
+    assert (state.step, state.identity, int(state.content["x"])) == (2, identity, 2)
     assert "state-00000003.pt: damaged" in said[0]
     before.write_bytes(b"")
     with pytest.raises(PipelineError, match="its states are damaged"):

@@ -11,11 +11,9 @@ from accelerate import Accelerator
 
 from pipelines.pictures import Note
 from pipelines.srdiff.checkpoint import write_checkpoint
-from pipelines.srdiff.dataset import PatchDataset
+from pipelines.srdiff.dataset import PatchDataset, Sample
 from pipelines.srdiff.pairs import open_pairs
-from pipelines.srdiff.training.batches import Share, load_parts
 from pipelines.srdiff.training.data import fingerprint
-from pipelines.srdiff.training.interruption import Interruption
 from pipelines.srdiff.training.objective import Objective
 from pipelines.srdiff.training.reporting import Reporter, Watched
 from pipelines.srdiff.training.settings import Settings, Stage
@@ -26,8 +24,10 @@ from pipelines.srdiff.training.start import (
     read_stage_one,
     tensors_fingerprint,
 )
-from pipelines.srdiff.training.state import run_folder, save_state
 from pipelines.srdiff.training.trainer import Trainer, open_accelerator
+from pipelines.training.batches import Share, numbered_loader
+from pipelines.training.interruption import Interruption
+from pipelines.training.states import run_folder, save_state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,9 @@ def train(settings: Settings, run: Run, note: Note) -> Outcome:
     accelerator = open_accelerator(settings)
     main = accelerator.is_main_process
     note = note if main else _say_nothing
-    share = Share.of(settings, accelerator.process_index, accelerator.num_processes)
+    processes = accelerator.num_processes
+    part = settings.part(processes)
+    share = Share(accelerator.process_index, processes, part, settings.accumulate)
     encoder = read_stage_one(run.rrdb, settings)
     scale = settings.architecture.scale
     with run_folder(run.out) if main else nullcontext():
@@ -129,14 +131,16 @@ class _Loop:
             self._reporter.steps,
             self._trainer.accelerator.device,
         )
-        parts = load_parts(
-            patches, self._share, range(step, steps), workers=self._run.workers, device=device
+        pinned = device.type == "cuda"
+        parts = numbered_loader(
+            patches, self._share, range(step, steps), workers=self._run.workers, pinned=pinned
         )
         while step < steps:
             trainer.begin(step)
             losses, norm = [], None
             for part in range(self._share.parts):
-                loss, norm = trainer.add(next(parts), self._share.slot(step, part))
+                sample = _on(device, next(parts))
+                loss, norm = trainer.add(sample, self._share.slot(step, part))
                 losses.append(loss)
             trainer.finish(step)
             step += 1
@@ -171,7 +175,7 @@ def _begins(settings: Settings, pictures: int, step: int, accelerator: Accelerat
 
 
 def _write_weights(out: Path, trainer: Trainer, step: int) -> tuple[Path, ...]:
-    stage = trainer.state(step).settings.stage
+    stage = trainer.settings.stage
     name = "rrdb" if stage is Stage.RRDB else "model"
     files = [out / f"{name}.ckpt"]
     write_checkpoint(files[0], _on_cpu(trainer.objective), step)
@@ -184,6 +188,13 @@ def _write_weights(out: Path, trainer: Trainer, step: int) -> tuple[Path, ...]:
 
 def _on_cpu(objective: Objective) -> dict[str, torch.Tensor]:
     return {n: t.detach().cpu().contiguous() for n, t in objective.tensors().items()}
+
+
+def _on(device: torch.device, sample: Sample) -> Sample:
+    """On a GPU without waiting: it may still be busy with earlier parts."""
+    return Sample(
+        *(t.to(device, non_blocking=True, memory_format=torch.channels_last) for t in sample)
+    )
 
 
 def _say_nothing(line: str) -> None:

@@ -13,13 +13,14 @@ from accelerate import Accelerator
 from pipelines.contract import PipelineError
 from pipelines.pictures import Note, write_png
 from pipelines.srdiff.pairs import open_pairs
-from pipelines.srdiff.training.averaging import Average
 from pipelines.srdiff.training.data import Picture, validation_pictures
 from pipelines.srdiff.training.objective import Objective
-from pipelines.srdiff.training.records import LOSS_COLUMNS, Board, Progress, Table
 from pipelines.srdiff.training.settings import Settings
 from pipelines.srdiff.training.validation import measure_quality, validation_loss
+from pipelines.training.averaging import Average
+from pipelines.training.records import Board, Progress, Table
 
+LOSS_COLUMNS = ("step", "loss", "lr", "grad_norm")
 VALIDATION_COLUMNS = ("step", "what", "pictures", "value")
 
 
@@ -125,7 +126,8 @@ class Reporter:
             ]
             self._loss_table.add(rows)
             mean = math.fsum(losses) / len(losses)
-            speed = self._progress.tell(step, mean, rates[-1], norms[-1])
+            shown = {"loss": f"{mean:.4f}", "lr": f"{rates[-1]:.2e}", "grad": f"{norms[-1]:.3f}"}
+            speed = self._progress.tell(step, shown)
             values = {"loss": mean, "lr": rates[-1], "grad_norm": norms[-1], "img_per_s": speed}
             self._board.scalars(step, {f"train/{name}": v for name, v in values.items()})
         if not all(map(math.isfinite, losses)):

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ from pipelines.srdiff.checkpoint import Tensors, read_encoder
 from pipelines.srdiff.rrdb import RRDBNet
 from pipelines.srdiff.training.objective import DiffusionObjective, EncoderObjective, Objective
 from pipelines.srdiff.training.settings import Init, Settings, Stage
-from pipelines.srdiff.training.state import State, load_state
+from pipelines.training.states import State, load_state
 
 
 def build(settings: Settings, encoder: Tensors) -> Objective:
@@ -89,6 +90,15 @@ class Origin:
     data: str
     encoder: str
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """As a state keeps it."""
+        return {
+            "settings": self.settings.to_json(),
+            "data": self.data,
+            "encoder": self.encoder,
+        }
+
 
 def find_state(folder: Path, origin: Origin, *, resume: bool, note: Note) -> State | None:
     """The state to continue from.
@@ -120,10 +130,11 @@ def find_state(folder: Path, origin: Origin, *, resume: bool, note: Note) -> Sta
 
 
 def _changes(state: State, origin: Origin) -> list[str]:
-    changes = state.settings.differences(origin.settings)
-    if state.data != origin.data:
+    begun = state.identity
+    changes = Settings.from_json(begun["settings"]).differences(origin.settings)
+    if begun["data"] != origin.data:
         changes.append("other pictures in --data")
-    if state.encoder != origin.encoder:
+    if begun["encoder"] != origin.encoder:
         changes.append("another encoder in --rrdb")
     return changes
 

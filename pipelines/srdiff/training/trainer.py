@@ -10,12 +10,12 @@ from accelerate import Accelerator
 
 from pipelines.contract import PipelineError
 from pipelines.srdiff.dataset import Sample
-from pipelines.srdiff.training.averaging import Average
-from pipelines.srdiff.training.batches import reseed
 from pipelines.srdiff.training.objective import Objective
 from pipelines.srdiff.training.settings import Precision, Settings
 from pipelines.srdiff.training.start import Origin
-from pipelines.srdiff.training.state import State
+from pipelines.training.averaging import Average
+from pipelines.training.batches import reseed
+from pipelines.training.states import State
 
 _ACCELERATE = {Precision.FP32: "no", Precision.FP16: "fp16", Precision.BF16: "bf16"}
 
@@ -49,13 +49,14 @@ class Trainer:
         accelerator: As given.
         objective: On the device, not wrapped.
         average: Of its trained weights, where the settings want one.
+        settings: Of the run.
     """
 
     def __init__(self, accelerator: Accelerator, origin: Origin, objective: Objective) -> None:
         self.accelerator, self._origin = accelerator, origin
         self.objective = objective.to(accelerator.device).to(memory_format=torch.channels_last)
         self._trained = {n: p for n, p in objective.named_parameters() if p.requires_grad}
-        settings = origin.settings
+        self.settings = settings = origin.settings
         self.average = Average(self.objective, settings.ema) if settings.ema else None
         optimizer = torch.optim.Adam(self._trained.values(), lr=settings.lr, fused=True)
         self._wrapped, self._optimizer = accelerator.prepare(self.objective, optimizer)
@@ -72,7 +73,7 @@ class Trainer:
             Its loss and, of the last part, the norm of the gradients before they were clipped;
             both still on the device.
         """
-        settings, accelerator = self._origin.settings, self.accelerator
+        settings, accelerator = self.settings, self.accelerator
         norm = None
         with accelerator.accumulate(self._wrapped):
             loss = self._wrapped(*sample, reseed(self._generator, settings.seed, slot))
@@ -87,7 +88,7 @@ class Trainer:
     def begin(self, step: int) -> None:
         """Set the learning rate of update `step`."""
         for group in self._optimizer.param_groups:
-            group["lr"] = self._origin.settings.lr_at(step)
+            group["lr"] = self.settings.lr_at(step)
 
     def finish(self, step: int) -> None:
         """Average the weights after update `step`."""
@@ -104,7 +105,7 @@ class Trainer:
             content["average"] = self.average.state_dict()
         if self.accelerator.scaler is not None:
             content["scaler"] = self.accelerator.scaler.state_dict()
-        return State(step, self._origin.settings, self._origin.data, self._origin.encoder, content)
+        return State(step, self._origin.identity, content)
 
     def restore(self, state: State) -> int:
         """Inverse of `state`; its step."""

@@ -12,10 +12,10 @@ from pipelines.srdiff.checkpoint import from_tensors
 from pipelines.srdiff.config import Config
 from pipelines.srdiff.dataset import Sample
 from pipelines.srdiff.model import SRDiff
-from pipelines.srdiff.training.batches import reseed
 from pipelines.srdiff.training.data import Picture, lr_psnr, psnr, to_rgb
 from pipelines.srdiff.training.objective import EncoderObjective, Objective
 from pipelines.srdiff.windows import Rgb
+from pipelines.training.batches import reseed
 
 DRAWS = 4
 """Timesteps and noises a picture, the same at every validation."""

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
-
-from pipelines.srdiff.dataset import PatchDataset, Sample
-from pipelines.srdiff.training.settings import Settings
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +21,7 @@ class Share:
     Attributes:
         rank: Of the process.
         processes: All of them.
-        part: Patches at a time.
+        part: Samples at a time.
         parts: How often in an update.
     """
 
@@ -31,11 +29,6 @@ class Share:
     processes: int
     part: int
     parts: int
-
-    @classmethod
-    def of(cls, settings: Settings, rank: int, processes: int) -> Share:
-        """Divide the batch. Raises PipelineError where that is impossible."""
-        return cls(rank, processes, settings.part(processes), settings.accumulate)
 
     def slot(self, step: int, part: int) -> int:
         """A number that only this part of this update of this process has."""
@@ -62,34 +55,29 @@ class _Numbers(Sampler[list[int]]):
         return len(self._steps) * self._share.parts
 
 
-def load_parts(
-    patches: PatchDataset, share: Share, steps: range, *, workers: int, device: torch.device
-) -> Iterator[Sample]:
-    """This process's parts of the updates `steps`, on the device.
+def numbered_loader(
+    samples: Dataset[Any], share: Share, steps: range, *, workers: int, pinned: bool
+) -> Iterator[Any]:
+    """This process's parts of the updates `steps`, collated, in order.
 
     Args:
-        patches: What is drawn from.
+        samples: What is drawn from, by number.
         share: Of the process.
         steps: Updates.
-        workers: Processes that prepare patches; 0 for none beside this one.
-        device: Where the parts go, while the device is still busy with earlier ones.
+        workers: Processes that prepare samples; 0 for none beside this one.
+        pinned: Whether the parts are made for asynchronous copies to a GPU.
     """
-    pinned = device.type == "cuda"
-    loader = DataLoader(
-        patches,
-        batch_sampler=_Numbers(share, steps),
-        num_workers=workers,
-        pin_memory=pinned,
-        persistent_workers=workers > 0,
-        generator=torch.Generator(),  # the loader's own draw; the global generator stays as it is
-    )
-    for sample in loader:
-        yield Sample(
-            *(
-                tensor.to(device, non_blocking=pinned, memory_format=torch.channels_last)
-                for tensor in sample
-            )
+    return iter(
+        DataLoader(
+            samples,
+            batch_sampler=_Numbers(share, steps),
+            num_workers=workers,
+            pin_memory=pinned,
+            persistent_workers=workers > 0,
+            # The loader's own draw; the global generator stays as it is.
+            generator=torch.Generator(),
         )
+    )
 
 
 def reseed(generator: torch.Generator, seed: int, *numbers: int) -> torch.Generator:

@@ -15,8 +15,7 @@ import torch
 
 from pipelines.contract import PipelineError
 from pipelines.pictures import Note
-from pipelines.srdiff.checkpoint import UNREADABLE
-from pipelines.srdiff.training.settings import Settings
+from pipelines.torch_files import UNREADABLE
 
 KEPT = 2
 """States that are left: the last one, and the one before it."""
@@ -29,16 +28,13 @@ class State:
 
     Attributes:
         step: Updates done.
-        settings: Of the run.
-        data: Fingerprint of its data, see `pipelines.srdiff.training.data`.
-        encoder: Fingerprint of the encoder that stage 2 began with; empty in stage 1.
-        content: State dicts of `objective`, `optimizer`, `average` and `scaler`, as they are used.
+        identity: What decides the numbers of the run: settings and fingerprints of what it reads;
+            plain values, which a continued run must share.
+        content: State dicts of networks and optimizers.
     """
 
     step: int
-    settings: Settings
-    data: str
-    encoder: str
+    identity: dict[str, Any]
     content: dict[str, Any]
 
 
@@ -75,13 +71,7 @@ def save_state(folder: Path, state: State) -> None:
     """
     path = folder / f"state-{state.step:08d}.pt"
     temporary = folder / f".{path.name}.part"
-    document = {
-        "step": state.step,
-        "settings": state.settings.to_json(),
-        "data": state.data,
-        "encoder": state.encoder,
-        "content": state.content,
-    }
+    document = {"step": state.step, "identity": state.identity, "content": state.content}
     try:
         with temporary.open("wb") as file:
             torch.save(document, file)
@@ -111,14 +101,7 @@ def load_state(folder: Path, note: Note) -> State | None:
     for path in paths:
         try:
             document = torch.load(path, map_location="cpu", weights_only=True)
-            settings = Settings.from_json(document["settings"])
-            return State(
-                document["step"],
-                settings,
-                document["data"],
-                document["encoder"],
-                document["content"],
-            )
+            return State(document["step"], document["identity"], document["content"])
         except UNREADABLE as error:
             note(f"warning: {path}: damaged ({type(error).__name__}); the state before it is taken")
     if paths:

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from pipelines.contract import PipelineError
 from pipelines.pictures import Note
 
-LOSS_COLUMNS = ("step", "loss", "lr", "grad_norm")
-
 
 class Table:
     """A CSV file whose first column is the step, appended to and synced line by line.
@@ -98,15 +96,20 @@ class Board:
 
 
 class Progress:
-    """One line an interval: step, loss, learning rate, norm of the gradients, speed, time left."""
+    """One line an interval: step, values, speed, time left."""
 
     def __init__(self, step: int, steps: int, batch: int, note: Note) -> None:
         self._begun_step, self._steps, self._batch, self._note = step, steps, batch, note
         self._last = (time.monotonic(), step)
         self._begun_s = self._last[0]
 
-    def tell(self, step: int, loss: float, lr: float, norm: float) -> float:
-        """Say the line; images a second since the last one."""
+    def tell(self, step: int, values: dict[str, str]) -> float:
+        """Say the line; images a second since the last one.
+
+        Args:
+            step: Updates done.
+            values: What is shown, by name, as it is shown.
+        """
         now, before = time.monotonic(), self._last
         self._last = (now, step)
         rate = (step - before[1]) * self._batch / max(now - before[0], 1e-9)
@@ -114,8 +117,6 @@ class Progress:
         left = time.strftime("%H:%M:%S", time.gmtime(per_step * (self._steps - step) % 86400))
         days = int(per_step * (self._steps - step) // 86400)
         eta = f"{days}d {left}" if days else left
-        self._note(
-            f"step {step}/{self._steps}  loss {loss:.4f}  lr {lr:.2e}  grad {norm:.3f}  "
-            f"{rate:.1f} img/s  ETA {eta}"
-        )
+        said = "  ".join(f"{name} {value}" for name, value in values.items())
+        self._note(f"step {step}/{self._steps}  {said}  {rate:.1f} img/s  ETA {eta}")
         return rate

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from pipelines.srdiff.checkpoint import Tensors
+Tensors = dict[str, torch.Tensor]
 
 
 class Average:
