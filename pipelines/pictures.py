@@ -35,6 +35,46 @@ def list_pictures(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Pa
     return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in suffixes)
 
 
+def find_pictures(folder: Path, leave_out: Path | None = None) -> tuple[list[Path], int]:
+    """Picture files of a folder and of the folders in it.
+
+    Hidden files are other files, and neither hidden folders nor links to folders are entered.
+
+    Args:
+        folder: Where to look.
+        leave_out: A folder inside it that is not entered either.
+
+    Returns:
+        The pictures, sorted by the parts of their paths, and the number of other files.
+
+    Raises:
+        PipelineError: A folder cannot be read.
+    """
+    shut = None if leave_out is None else leave_out.resolve()
+    found: list[Path] = []
+    others = 0
+    for top, folders, names in os.walk(folder, onerror=_refuse_folder):
+        place = Path(top)
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and (shut is None or (place / name).resolve() != shut)
+        ]
+        paths = [place / name for name in names]
+        pictures = [p for p in paths if _is_shown(p) and p.is_file()]
+        found += pictures
+        others += len(paths) - len(pictures)
+    return sorted(found, key=lambda path: path.parts), others
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise PipelineError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+
+def _is_shown(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
 def read_picture(path: Path, note: Note | None = None) -> NDArray[np.uint8]:
     """Read a file as [H, W, 3] RGB.
 
@@ -56,6 +96,15 @@ def picture_size(path: Path) -> tuple[int, int]:
         PipelineError: Missing, empty, no image, or far too large.
     """
     return _guarded(path, _header_size)
+
+
+def colour_profile(path: Path) -> bytes | None:
+    """The ICC profile embedded in a picture file, as stored; None without one.
+
+    Raises:
+        PipelineError: Missing, empty, no image, or far too large.
+    """
+    return _guarded(path, _stored_profile)
 
 
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
@@ -151,6 +200,12 @@ def _header_size(path: Path) -> tuple[int, int]:
             return height, width  # Pillow would decode it all to look for EXIF data at its end
         sideways = image.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
         return (width, height) if sideways else (height, width)
+
+
+def _stored_profile(path: Path) -> bytes | None:
+    with Image.open(path) as image:
+        profile = image.info.get("icc_profile")
+    return bytes(profile) if profile else None
 
 
 def _decode(path: Path) -> tuple[NDArray[Any], int]:

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.contract import Precision, WeightsSource
 from srbench.config import MAX_SEED
-from srbench.cpu_kernels import prefer_avx2
-from srbench.errors import InfrastructureError, UsageError
-from srbench.images import SUFFIXES, list_images, read_image, write_image
-from srbench.registry import (
-    decisions_of,
-    light_options,
-    load_pipeline,
-    parse_options,
-    split_assignments,
-)
+from srbench.errors import UsageError
+from srbench.images import SUFFIXES, find_images, image_profile, read_image, write_image
+from srbench.painting import Painter
+from srbench.registry import light_options, load_pipeline, parse_options, split_assignments
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
-    from pipelines.contract import Pipeline
+__all__ = [
+    "MAX_SCALE",
+    "MIN_SIDE",
+    "Files",
+    "Request",
+    "check_options",
+    "check_scale",
+    "plan_files",
+    "plan_samples",
+    "read_input",
+    "upscale_files",
+]
 
 MIN_SIDE = 16
 MAX_SCALE = 8
@@ -85,26 +89,28 @@ def check_scale(scale: int) -> None:
 def plan_files(source: Path, target: Path) -> Files:
     """Pair each input with its output and make sure that outputs can be written.
 
-    A folder goes into a folder, names kept; a file may go into an existing folder.
+    A folder goes into a folder, names and folders in it kept; a file may go into an existing
+    folder. Of a folder only the names are looked at, a file is read.
 
     Raises:
-        UsageError: No input, an output of unknown format, or a folder that cannot be written.
+        UsageError: No input, an output of unknown format, one that is an input, or a folder that
+            cannot be written.
     """
-    if source.is_dir():
-        if target.is_file():
-            raise UsageError(f"{target}: a file, but the input {source} is a folder")
-        pairs: Files = [(path, (target / path.name,)) for path in list_images(source)]
-        folder = target
-    else:
+    if not source.is_dir():
         target = target / source.name if target.is_dir() else target
         if target.suffix.lower() not in SUFFIXES:
             raise UsageError(f"{target}: cannot write '{target.suffix}' files; use .png")
-        pairs = [(source, (target,))]
-        folder = target.parent
-    for path, _ in pairs:
-        check_size(path)
-    _check_writable(folder)
-    return pairs
+        read_input(source)
+        _check_writable(target.parent)
+        return [(source, (target,))]
+    if target.is_file():
+        raise UsageError(f"{target}: a file, but the input {source} is a folder")
+    files: Files = [
+        (path, (target / path.relative_to(source),)) for path in _inputs(source, target)
+    ]
+    _check_apart(files)
+    _check_writable(target)
+    return files
 
 
 def plan_samples(source: Path, target: Path, samples: int, seed: int) -> Files:
@@ -120,14 +126,17 @@ def plan_samples(source: Path, target: Path, samples: int, seed: int) -> Files:
         raise UsageError(f"{target}: --samples writes a folder of folders; name a folder")
     if seed + samples - 1 > MAX_SEED:
         raise UsageError(f"--seed {seed}: no room for {samples} seeds up to {MAX_SEED}")
-    paths = list_images(source) if source.is_dir() else [source]
-    stems: dict[str, Path] = {}
-    for path in paths:
-        check_size(path)
-        if (other := stems.setdefault(path.stem, path)) != path:
+    if source.is_dir():
+        names = {path: path.relative_to(source) for path in _inputs(source, target)}
+    else:
+        read_input(source)
+        names = {source: Path(source.name)}
+    stems: dict[Path, Path] = {}
+    for path, name in names.items():
+        if (other := stems.setdefault(name.with_suffix(".png"), path)) != path:
             raise UsageError(
-                f"{source}: {other.name} and {path.name} would both become {path.stem}.png; "
-                "rename one"
+                f"{source}: {names[other]} and {name} would both become "
+                f"{name.with_suffix('.png')}; rename one"
             )
     folders = [target / SAMPLE.format(number) for number in range(samples)]
     if left := sorted(set(target.glob(f"{SAMPLE.partition('{')[0]}*")) - set(folders)):
@@ -135,18 +144,44 @@ def plan_samples(source: Path, target: Path, samples: int, seed: int) -> Files:
             f"{left[0]}: of an earlier run with more than {samples} samples; remove it or name "
             "another output"
         )
+    files: Files = [
+        (path, tuple(folder / name for folder in folders)) for name, path in stems.items()
+    ]
+    _check_apart(files)
     for folder in folders:
         _check_writable(folder)
-    return [(path, tuple(folder / f"{path.stem}.png" for folder in folders)) for path in paths]
+    return files
 
 
-def check_size(path: Path) -> None:
-    """Raise UsageError unless the file is an image with sides of at least 16 pixels."""
-    height, width = read_image(path).shape[:2]
+def _inputs(source: Path, target: Path) -> list[Path]:
+    if target.resolve() == source.resolve():
+        raise UsageError(f"{target}: both input and output; name another folder for the output")
+    return find_images(source, target)[0]
+
+
+def _check_apart(files: Files) -> None:
+    inputs = {path.resolve() for path, _ in files}
+    for path, targets in files:
+        for target in targets:
+            if target.resolve() in inputs:
+                raise UsageError(
+                    f"{target}: the output of {path} would replace an input; name another output"
+                )
+
+
+def read_input(path: Path) -> NDArray[np.uint8]:
+    """Read a picture that is to be upscaled: [H, W, 3] RGB.
+
+    Raises:
+        UsageError: The file is no image, or has a side under 16 pixels.
+    """
+    image = read_image(path)
+    height, width = image.shape[:2]
     if min(height, width) < MIN_SIDE:
         raise UsageError(
             f"{path}: {width}x{height} pixels; sides must be at least {MIN_SIDE} pixels"
         )
+    return image
 
 
 def _check_writable(folder: Path) -> None:
@@ -165,85 +200,23 @@ def upscale_files(
 ) -> Iterator[Path]:
     """Upscale one file after another, yielding each output that was written.
 
+    Whatever is there is written over, and the first failure ends it; `srbench.batch` is for
+    folders.
+
     Raises:
         UsageError: The pipeline does not take this precision.
         InfrastructureError: Not enough memory.
     """
-    if request.device == "cpu":
-        prefer_avx2()
-    import torch
-
-    kind = load_pipeline(request.pipeline)
-    if request.precision not in kind.precisions:
-        known = ", ".join(kind.precisions)
-        raise UsageError(f"--precision {request.precision}: {request.pipeline} computes in {known}")
-    device = torch.device(request.device)
-    pipeline = kind(request.options)
-    try:
-        pipeline.load(weights, device, request.precision)
-        for source, targets in request.files:
-            image = read_image(source)
-            height, width = image.shape[:2]
-            _check_memory(pipeline, source, height, width, request.scale, device)
-            samples = f", {len(targets)} samples" if len(targets) > 1 else ""
-            note(f"{source.name}: {width}x{height}, x{request.scale}{samples}")
-            pipeline.prepare(height, width, request.scale)
-            if device.type == "cuda":  # elsewhere there is nothing to choose
-                choices = decisions_of(pipeline, height, width, request.scale)
-                note("  " + "; ".join(f"{what}: {words}" for what, words in choices.items()))
-            seeds = range(request.seed, request.seed + len(targets))
-            pictures = _pictures(pipeline, image, request.scale, seeds)
-            for target, picture in zip(targets, pictures, strict=True):
-                write_image(target, picture)
-                yield target
-    except (MemoryError, RuntimeError) as error:
-        is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not is_memory and "allocate memory" not in str(error):
-            raise
-        raise InfrastructureError(
-            f"{request.pipeline}: out of memory on {request.device} "
-            f"({' '.join(str(error).split())[:120]}); take a smaller image"
-        ) from error
-
-
-def _pictures(
-    pipeline: Pipeline, image: NDArray[np.uint8], scale: int, seeds: Sequence[int]
-) -> Iterator[NDArray[np.uint8]]:
-    """One picture a seed; together where the pipeline shares work between samples of one image."""
-    together = getattr(pipeline, "upscale_samples", None)
-    if together is not None and len(seeds) > 1:
-        yield from together(image, scale, seeds=list(seeds))
-        return
-    for seed in seeds:
-        yield pipeline.upscale(image, scale, seed=seed)
-
-
-def _check_memory(
-    pipeline: Pipeline, path: Path, height: int, width: int, scale: int, device: torch.device
-) -> None:
-    needed, free = pipeline.memory_estimate(height, width, scale), free_memory(device)
-    if needed > free:
-        raise InfrastructureError(
-            f"{path}: upscaling {width}x{height} by {scale} needs about {needed / 2**30:.1f} GiB "
-            f"beside the weights and {free / 2**30:.1f} GiB are free on {device}; "
-            "take a smaller image or scale"
-        )
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that can still be allocated on a device."""
-    if device.type == "cuda":
-        import torch
-
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + kept
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    fields = dict(line.split(":", 1) for line in lines)
-    available = int(fields["MemAvailable"].split()[0]) * 1024
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no such group, or its limit is "max"
-        return available
-    return min(available, max(limit - used, 0))
+    painter = Painter(request, weights, note)
+    painter.load()
+    for source, targets in request.files:
+        image = read_image(source)
+        height, width = image.shape[:2]
+        samples = f", {len(targets)} samples" if len(targets) > 1 else ""
+        note(f"{source.name}: {width}x{height}, x{request.scale}{samples}")
+        profile = image_profile(source, targets[0])
+        seeds = range(request.seed, request.seed + len(targets))
+        pictures = painter.paint(source, image, seeds)
+        for target, picture in zip(targets, pictures, strict=True):
+            write_image(target, picture, profile)
+            yield target

@@ -118,7 +118,7 @@ class Workbench:
     def _estimate(self, request: protocol.Estimate) -> protocol.Estimated:
         import torch
 
-        from srbench.upscaling import free_memory
+        from srbench.painting import free_memory
 
         return protocol.Estimated(
             needed_bytes=self.pipeline.memory_estimate(

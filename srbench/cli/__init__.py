@@ -15,6 +15,7 @@ import typer
 
 from pipelines.contract import PipelineError
 from srbench.cli import aa as aa
+from srbench.cli import evaluate as evaluate
 from srbench.cli import export as export
 from srbench.cli import images as images
 from srbench.cli import inspect as inspect
@@ -37,7 +38,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _room in (measure, ladder, aa, simulate, roofline, inspect, judge, export, images):
+for _room in (
+    measure, ladder, aa, simulate, roofline, inspect, judge, export, images, evaluate,
+):  # fmt: skip
     _room.register(app)
 
 

@@ -1,23 +1,26 @@
-"""Commands around pictures: upscale and evaluate."""
+"""The command upscale, and the room of those around weights."""
 
 from __future__ import annotations
 
-import csv
-import json
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.contract import Precision
+from pipelines.contract import Precision, WeightsSource
+from srbench.batch_results import Fate, Result, Summary
 from srbench.cli import weights as weights_room
+from srbench.cli.batch import print_json, upscale_folder
 from srbench.cli.devices import Device, choose_device
 from srbench.config import MAX_SEED
 from srbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from srbench.fidelity.evaluate import Evaluation
+    from srbench.upscaling import Files, Request
+    from srbench.upscaling_journal import Journal
 
 Weights = Annotated[
     str | None,
@@ -31,7 +34,6 @@ Weights = Annotated[
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(upscale)
-    app.command()(evaluate)
     weights_room.register(app)
 
 
@@ -53,20 +55,21 @@ def upscale(
         str | None, typer.Option(help="`fp32` or `fp16` [default: fp16 on cuda, fp32 on cpu]")
     ] = None,
     device: Device = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is in an output folder already.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Pipeline option.")
     ] = None,
 ) -> None:
-    """Upscale an image or a folder of images."""
+    """Upscale an image or a folder of images.
+
+    Folders in a folder come too. The same command goes on after an interruption: what it has made
+    of the same input, pipeline, options, weights and seed is not made again.
+    """
     from srbench.systems import resolve_weights
-    from srbench.upscaling import (
-        Request,
-        check_options,
-        check_scale,
-        plan_files,
-        plan_samples,
-        upscale_files,
-    )
+    from srbench.upscaling import Request, check_options, check_scale, plan_files, plan_samples
 
     check_scale(scale)
     options = check_options(pipeline, assignments or [], color_fix)
@@ -75,73 +78,57 @@ def upscale(
         files = plan_files(source, target)
     else:
         files = plan_samples(source, target, samples, seed)
-    place = choose_device(device)
-    request = Request(
-        pipeline=pipeline,
-        options=options,
-        files=files,
-        scale=scale,
-        seed=seed,
-        device=place,
-        precision=_precision(precision or ("fp16" if place == "cuda" else "fp32")),
-    )
-    chosen = resolve_weights([pipeline], weights, place)
-    if chosen.synthetic:
-        _note(f"weights: {chosen.kind}, synthetic: nothing in them was trained")
-    for written in upscale_files(request, chosen, _note):
-        typer.echo(str(written))
+    is_batch = samples is not None or source.is_dir()
+    with _journal(target, files, overwrite=overwrite) if is_batch else nullcontext() as journal:
+        place = choose_device(device)
+        request = Request(
+            pipeline=pipeline,
+            options=options,
+            files=files,
+            scale=scale,
+            seed=seed,
+            device=place,
+            precision=_precision(precision or ("fp16" if place == "cuda" else "fp32")),
+        )
+        chosen = resolve_weights([pipeline], weights, place)
+        if chosen.synthetic:
+            _note(f"weights: {chosen.kind}, synthetic: nothing in them was trained")
+        if journal is None:
+            _upscale_file(request, chosen, as_json=as_json)
+        else:
+            others = _other_files(source, target)
+            upscale_folder(request, chosen, journal, others, overwrite=overwrite, as_json=as_json)
 
 
-def evaluate(
-    sr_dir: Annotated[
-        Path, typer.Argument(help="Pictures to judge, or folders of samples (sample-0000, …).")
-    ],
-    hr_dir: Annotated[
-        Path,
-        typer.Argument(
-            help="References, paired by name without suffix; or a root of DIV2K, or a prepared val."
-        ),
-    ],
-    metrics: Annotated[str, typer.Option(help="Comma-separated names.")] = "psnr,ssim,lpips",
-    lr_dir: Annotated[
-        Path | None,
-        typer.Option(help="Inputs, for lr_psnr [default: the layout's, else made of the HR]"),
-    ] = None,
-    scale: Annotated[
-        int | None, typer.Option(help="Whole factor, 1 to 8 [default: from the sizes]")
-    ] = None,
-    crop: Annotated[
-        bool, typer.Option("--crop", help="Cut references that are a little larger.")
-    ] = False,
-    skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="Leave out and count what cannot be read.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
-    table: Annotated[
-        Path | None, typer.Option("--csv", help="Also write the values to this file.")
-    ] = None,
-    provider: Annotated[str, typer.Option(help="`pyiqa` or `torchmetrics`.")] = "pyiqa",
-    device: Device = "auto",
-) -> None:
-    """Measure pictures against references."""
-    from srbench.fidelity.evaluate import evaluate as measure
-    from srbench.fidelity.metrics import parse_metrics
-    from srbench.fidelity.plan import Question, make_plan
-    from srbench.upscaling import check_scale
+@contextmanager
+def _journal(target: Path, files: Files, *, overwrite: bool) -> Iterator[Journal]:
+    """The journal of an output folder, in which nothing is at stake that is not in it."""
+    from srbench.upscaling_journal import Journal
 
-    if scale is not None:
-        check_scale(scale)
-    names = tuple(parse_metrics(metrics))
-    plan = make_plan(Question(sr_dir, hr_dir, names, lr_dir, scale, crop, skip_broken))
-    found = measure(plan, choose_device(device), provider)
-    if table is not None:
-        _write_csv(table, found)
+    with Journal.open(target) as journal:
+        if not overwrite:
+            journal.refuse_unknown(output for _, outputs in files for output in outputs)
+        yield journal
+
+
+def _other_files(source: Path, target: Path) -> int:
+    from srbench.images import find_images
+
+    return find_images(source, target)[1] if source.is_dir() else 0
+
+
+def _upscale_file(request: Request, weights: WeightsSource, *, as_json: bool) -> None:
+    from srbench.upscaling import upscale_files
+
+    start = time.monotonic()
+    for written in upscale_files(request, weights, _note):
+        if not as_json:
+            typer.echo(str(written))
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=1))
-    else:
-        _print_table(found)
-    for picture in found.skipped:
-        _note(f"skipped: {picture.file}: {picture.reason}")
+        ((source, outputs),) = request.files
+        seconds = time.monotonic() - start
+        done = Result(source, Fate.WRITTEN, outputs, seconds)
+        print_json(Summary((done,), 0, 0, seconds))
 
 
 def _precision(name: str | None) -> Precision:
@@ -153,50 +140,3 @@ def _precision(name: str | None) -> Precision:
 
 def _note(text: str) -> None:
     typer.echo(text, err=True)
-
-
-def _write_csv(path: Path, found: Evaluation) -> None:
-    names = list(found.images[0].metrics)
-    try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["file", *names])
-            for scores in found.images:
-                values = [scores.metrics[name] for name in names]
-                writer.writerow([scores.file, *("" if v is None else repr(v) for v in values)])
-    except OSError as error:
-        raise UsageError(f"{path}: cannot write ({error.strerror})") from error
-
-
-def _print_table(found: Evaluation) -> None:
-    names = list(found.images[0].metrics)
-    width = max(len(scores.file) for scores in found.images)
-    columns = [max(10, len(name)) for name in names]
-    rows = [(scores.file, scores.metrics) for scores in found.images]
-    typer.echo(_row("", width, names, columns))
-    for label, values in [*rows, ("mean", found.mean)]:
-        cells = ["-" if values[n] is None else f"{values[n]:.4f}" for n in names]
-        typer.echo(_row(label, width, cells, columns))
-    for line in _definitions(found):
-        typer.echo(line)
-    reasons = {
-        (name, reason) for scores in found.images for name, reason in scores.not_measured.items()
-    }
-    for name, reason in sorted(reasons):
-        _note(f"{name}: not measured: {reason}")
-
-
-def _row(label: str, width: int, cells: list[str], columns: list[int]) -> str:
-    padded = (f"{cell:>{column}}" for cell, column in zip(cells, columns, strict=True))
-    return " ".join([f"{label:{width}}", *padded])
-
-
-def _definitions(found: Evaluation) -> Iterator[str]:
-    for metric, provider in found.providers.items():
-        yield f"{metric}: {provider}"
-    if found.samples > 1:
-        yield f"samples: {found.samples} a picture; other metrics than diversity are their means"
-    if found.cropped:
-        yield f"cropped: {found.cropped} of {len(found.images)} references cut to the picture"
-    if found.skipped:
-        yield f"skipped: {len(found.skipped)} pictures that cannot be read are not in the mean"

@@ -26,15 +26,17 @@ def register(app: typer.Typer) -> None:
 
 def fetch(
     metrics: Annotated[
-        bool, typer.Option("--metrics", help="The networks of metrics (LPIPS) instead.")
+        bool, typer.Option("--metrics", help="The networks of metrics (LPIPS, DISTS, NIQE).")
     ] = False,
 ) -> None:
-    """Download the published weights, or with --metrics those of LPIPS."""
+    """Download the published weights, or with --metrics those of metrics."""
     if metrics:
-        from srbench.metrics_weights import fetch_lpips, torch_home
+        from srbench.metrics_weights import fetch as fetch_for_metrics
+        from srbench.metrics_weights import torch_home
 
-        fetched = fetch_lpips()
-        typer.echo(f"{torch_home()}: LPIPS weights {'written' if fetched else 'already there'}")
+        written = fetch_for_metrics(lambda line: typer.echo(line, err=True))
+        what = f"{', '.join(written)} written" if written else "already there"
+        typer.echo(f"{torch_home()}: {what}")
         return
     from pipelines.s3diff.fetch import fetch as download
 
@@ -76,12 +78,12 @@ def _folder_to_check(weights: str | None) -> Path:
 
 def synthesize(
     out: Annotated[Path, typer.Option(help="New folder.")],
-    size: Annotated[str, typer.Option(help="`full` or `mini`.")] = "full",
+    size: Annotated[str, typer.Option(help="`full` or `small`.")] = "full",
     seed: Annotated[int, typer.Option(help="Other seeds take minutes: they are calibrated.")] = 0,
 ) -> None:
     """Write seeded weights of the published or a small architecture."""
-    if size not in ("full", "mini"):
-        raise UsageError(f"--size {size}: expected full or mini")
+    if size not in ("full", "small"):
+        raise UsageError(f"--size {size}: expected full or small")
     if seed < 0:
         raise UsageError(f"--seed {seed}: expected a number from 0")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -89,7 +91,7 @@ def synthesize(
     from pipelines.s3diff.recipe import recipe
     from pipelines.s3diff.synthesize import synthesize as write
 
-    kind: Size = "mini" if size == "mini" else "full"
+    kind: Size = "small" if size == "small" else "full"
     if seed == 0:
         plan = recipe(kind)
     else:

@@ -97,7 +97,7 @@ def pair_by_stem(sr_dir: Path, other_dir: Path) -> list[tuple[Path, Path]]:
     for have, lack, folder in ((ours, theirs, other_dir), (theirs, ours, sr_dir)):
         alone = [path.name for stem, path in have.items() if stem not in lack]
         if alone:
-            raise UsageError(f"{folder}: no picture for {_some(alone)}")
+            raise UsageError(f"{folder}: no picture for {some_of(alone)}")
     return [(path, theirs[stem]) for stem, path in ours.items()]
 
 
@@ -110,7 +110,7 @@ def _sample_dirs(sr_dir: Path) -> list[Path]:
         return [sr_dir]
     beside = [path.name for path in entries if path.is_file() and path.suffix.lower() in SUFFIXES]
     if beside:
-        raise UsageError(f"{sr_dir}: pictures ({_some(beside)}) beside folders of samples")
+        raise UsageError(f"{sr_dir}: pictures ({some_of(beside)}) beside folders of samples")
     return found
 
 
@@ -118,7 +118,7 @@ def _same_names(folder: Path, first: Path, names: list[str]) -> None:
     have = [path.name for path in list_images(folder)]
     for there, wanted, lacking in ((have, names, folder), (names, have, first)):
         if alone := [name for name in wanted if name not in set(there)]:
-            raise UsageError(f"{lacking}: no {_some(alone)}; every sample has the same pictures")
+            raise UsageError(f"{lacking}: no {some_of(alone)}; every sample has the same pictures")
 
 
 def _references(hr_dir: Path) -> Path:
@@ -156,6 +156,7 @@ def _enter(found: dict[str, Path], stem: str, path: Path, folder: Path) -> None:
     found[stem] = path
 
 
-def _some(names: list[str]) -> str:
+def some_of(names: list[str]) -> str:
+    """The first few names and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"{', '.join(names[:_SHOWN])}{more}"

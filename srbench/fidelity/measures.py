@@ -18,6 +18,16 @@ from srbench.fidelity.metrics import METRICS
 from srbench.fidelity.providers import Measurement
 
 Picture = NDArray[np.uint8]
+OWN = frozenset({"ssim_skimage", "lr_psnr", "diversity"})
+"""Metrics of this module; the others are a library's."""
+
+
+def own_version(metric: str) -> str:
+    """What computes a metric of `OWN`, for telling values of different versions apart."""
+    from importlib.metadata import version
+
+    library = f"scikit-image {version('scikit-image')}, " if metric == "ssim_skimage" else ""
+    return f"{library}{_own(metric)}"
 
 
 def skimage_ssim(sr: Picture, hr: Picture) -> Measurement:

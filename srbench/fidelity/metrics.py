@@ -17,6 +17,7 @@ class Metric:
         higher_is_better: Direction.
         variant: What exactly is computed.
         needs_reference: False for metrics of the picture alone.
+        of_folders: One value for all pictures together; no picture has one of its own.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Metric:
     higher_is_better: bool
     variant: str
     needs_reference: bool = True
+    of_folders: bool = False
 
 
 _Y = "Y of BT.601 studio range, no border crop"
@@ -62,6 +64,7 @@ METRICS = {
             "in 0-255, mean over pixels and channels",
         ),
         Metric("lpips", "", False, "AlexNet, version 0.1"),
+        Metric("lpips-vgg", "", False, "VGG16, version 0.1"),
         Metric("ms_ssim", "", True, "Y"),
         Metric("cw_ssim", "", True, "Y"),
         Metric("fsim", "", True, "chromatic"),
@@ -70,13 +73,27 @@ METRICS = {
         Metric("vif", "", True, "pixel domain"),
         Metric("vsi", "", True, "RGB"),
         Metric("mad", "", False, "Y"),
-        Metric("dists", "", False, "VGG16"),
+        Metric("dists", "", False, "VGG16, the authors' alpha and beta"),
         Metric("piqe", "", False, "no reference", needs_reference=False),
-        Metric("niqe", "", False, "no reference", needs_reference=False),
+        Metric(
+            "niqe",
+            "",
+            False,
+            "no reference, Y of YIQ rounded to 8 bits, 96x96 blocks, the authors' pristine model",
+            needs_reference=False,
+        ),
         Metric("brisque", "", False, "no reference", needs_reference=False),
-        Metric("musiq", "", True, "KonIQ", needs_reference=False),
-        Metric("clipiqa", "", True, "no reference", needs_reference=False),
-        Metric("maniqa", "", True, "KonIQ", needs_reference=False),
+        Metric("musiq", "", True, "no reference, trained on KonIQ-10k", needs_reference=False),
+        Metric("clipiqa", "", True, "no reference, CLIP RN50", needs_reference=False),
+        Metric("maniqa", "", True, "no reference, trained on KonIQ-10k", needs_reference=False),
+        Metric("maniqa-pipal", "", True, "no reference, trained on PIPAL", needs_reference=False),
+        Metric(
+            "fid",
+            "",
+            False,
+            "FID's own InceptionV3, 2048 features, pictures resized to 299x299 as clean-fid does",
+            of_folders=True,
+        ),
     )
 }
 

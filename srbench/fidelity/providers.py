@@ -7,13 +7,20 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from srbench.errors import UsageError, did_you_mean
+from srbench.fidelity.frechet import (
+    Picture,
+    frechet_distance,
+    inception_features,
+    load_inception,
+)
 from srbench.fidelity.metrics import METRICS
-from srbench.metrics_weights import have_lpips, heads_file, torch_home
+from srbench.metrics_weights import heads_file, torch_home, why_missing
 
 if TYPE_CHECKING:
     import torch
@@ -44,8 +51,16 @@ class Provider(Protocol):
 
     name: str
 
+    def describe(self, metric: str) -> str:
+        """Library, version and variant, as in records; nothing is loaded for it."""
+
     def measure(self, metric: str, candidate: torch.Tensor, reference: torch.Tensor) -> Measurement:
         """Measure one picture, [1, 3, H, W] RGB in [0, 1], against another of the same size."""
+
+    def measure_folders(
+        self, metric: str, candidates: Iterable[Picture], references: Iterable[Picture]
+    ) -> Measurement:
+        """Measure all pictures, [H, W, 3] RGB, against all references."""
 
 
 def open_provider(name: str, device: str) -> Provider:
@@ -69,22 +84,34 @@ class _LazyProvider:
     def __init__(self, device: str) -> None:
         self.device = device
         self._metrics: dict[str, Callable[[Any, Any], Any] | str] = {}
-        self._version = ""
+
+    def describe(self, metric: str) -> str:
+        """See `Provider`."""
+        return f"{self.name} {_version(self.name)} ({METRICS[metric].variant})"
 
     def measure(self, metric: str, candidate: torch.Tensor, reference: torch.Tensor) -> Measurement:
         """See `Provider`."""
+        return self._compute(metric, candidate.to(self.device), reference.to(self.device))
+
+    def measure_folders(
+        self, metric: str, candidates: Iterable[Picture], references: Iterable[Picture]
+    ) -> Measurement:
+        """See `Provider`."""
+        return self._compute(metric, candidates, references)
+
+    def _compute(self, metric: str, candidate: Any, reference: Any) -> Measurement:
         import torch
 
         if metric not in self._metrics:
             with _library_manners():
                 self._metrics[metric] = self._prepare(metric)
-        provider = f"{self.name} {self._version} ({METRICS[metric].variant})"
+        provider = self.describe(metric)
         function = self._metrics[metric]
         if isinstance(function, str):
             return Measurement(None, function, provider)
         try:
-            with torch.inference_mode(), _library_manners():
-                value = float(function(candidate.to(self.device), reference.to(self.device)))
+            with torch.inference_mode(), float32(), _library_manners():
+                value = float(function(candidate, reference))
         except _UNAVAILABLE as error:
             return Measurement(None, f"{self.name} failed ({_first_line(error)})", provider)
         if value != value or value in (float("inf"), float("-inf")):
@@ -92,10 +119,9 @@ class _LazyProvider:
         return Measurement(value, None, provider)
 
     def _prepare(self, metric: str) -> Callable[[Any, Any], Any] | str:
-        if have_lpips():
-            os.environ["TORCH_HOME"] = str(torch_home())
-        elif metric == "lpips":  # both libraries would download, which nobody asked for
-            return "its weights are missing; `srbench weights fetch --metrics` gets them"
+        if reason := why_missing(metric):  # the libraries would download, which nobody asked for
+            return reason
+        os.environ["TORCH_HOME"] = str(torch_home())
         try:
             return self._build(metric)
         except _UNAVAILABLE as error:
@@ -113,35 +139,45 @@ class PyiqaProvider(_LazyProvider):
     def _build(self, metric: str) -> Callable[[Any, Any], Any]:
         # Read when the hub library is imported: unreachable hubs are otherwise tried for a minute.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        if metric == "fid":
+            return self._fid(load_inception(self.device))
         import pyiqa
 
-        self._version = _version("pyiqa")
         studio = {"test_y_channel": True, "color_space": "ycbcr"}
-        heads = {"pretrained_model_path": str(heads_file())}
         special: dict[str, tuple[str, dict[str, Any]]] = {
             "psnr": ("psnr", studio),
             "psnr_rgb": ("psnr", {"test_y_channel": False}),
             "ssim": ("ssim", studio),
             "ssim_rgb": ("ssimc", {}),
-            "lpips": ("lpips", heads),
+            "lpips": ("lpips", {"pretrained_model_path": str(heads_file())}),
+            "lpips-vgg": ("lpips-vgg", {"pretrained_model_path": str(heads_file("vgg"))}),
         }
         name, options = special.get(metric, (metric, {}))
-        built = pyiqa.create_metric(name, device=self.device, **options)
+        # Not the wrapper: it allows TF32 around every call, whatever was set before.
+        network: Callable[..., Any] = pyiqa.create_metric(name, device=self.device, **options).net
         if METRICS[metric].needs_reference:
-            function: Callable[[Any, Any], Any] = built
-            return function
-        return lambda candidate, _: built(candidate)
+            return network
+        return lambda candidate, _: network(candidate)
+
+    def _fid(self, network: torch.nn.Module) -> Callable[[Any, Any], Any]:
+        def distance(candidates: Iterable[Picture], references: Iterable[Picture]) -> float:
+            ours, theirs = (
+                inception_features(network, pictures, self.device)
+                for pictures in (candidates, references)
+            )
+            return frechet_distance(ours, theirs)
+
+        return distance
 
 
 class TorchmetricsProvider(_LazyProvider):
-    """torchmetrics (Apache-2.0): PSNR, SSIM and LPIPS."""
+    """torchmetrics (Apache-2.0): PSNR, SSIM, LPIPS and DISTS."""
 
     name = "torchmetrics"
 
     def _build(self, metric: str) -> Callable[[Any, Any], Any]:
         from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
-        self._version = _version("torchmetrics")
         match metric:
             case "psnr":
                 return lambda a, b: _psnr(_luma(a), _luma(b))
@@ -151,14 +187,21 @@ class TorchmetricsProvider(_LazyProvider):
                 return lambda a, b: ssim(_luma(a) * 255, _luma(b) * 255, data_range=255.0)
             case "ssim_rgb":
                 return lambda a, b: ssim(a, b, data_range=1.0)
-            case "lpips":
+            case "lpips" | "lpips-vgg":
                 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-                network = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
+                backbone: Literal["alex", "vgg"] = "alex" if metric == "lpips" else "vgg"
+                network = LearnedPerceptualImagePatchSimilarity(backbone, normalize=True)
                 network.to(self.device)
                 function: Callable[[Any, Any], Any] = network.forward
                 return function
-        raise ValueError("torchmetrics is asked for psnr, ssim and lpips only")
+            case "dists":
+                from torchmetrics.image.dists import DeepImageStructureAndTextureSimilarity
+
+                structure = DeepImageStructureAndTextureSimilarity(reduction="mean")
+                compared: Callable[[Any, Any], Any] = structure.to(self.device).forward
+                return compared
+        raise ValueError("torchmetrics is asked for psnr, ssim, lpips and dists only")
 
 
 def _psnr(candidate: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
@@ -175,6 +218,7 @@ def _luma(image: torch.Tensor) -> torch.Tensor:
     return ((image * weights).sum(dim=1, keepdim=True) + 16) / 255
 
 
+@lru_cache
 def _version(package: str) -> str:
     from importlib.metadata import version
 
@@ -184,6 +228,21 @@ def _version(package: str) -> str:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def float32() -> Iterator[None]:
+    """Real float32 and the same kernels every time: no autocast is on, TF32 is off."""
+    import torch
+
+    matmul = torch.backends.cuda.matmul
+    allowed = matmul.allow_tf32
+    matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        matmul.allow_tf32 = allowed
 
 
 @contextlib.contextmanager

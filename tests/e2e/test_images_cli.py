@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from skimage import data
 
 from srbench.images import read_image, write_image
 from tests.e2e.conftest import Srbench
+from tests.fixtures_pipelines import Bicubic
 
 pytestmark = pytest.mark.e2e
 
@@ -46,7 +48,7 @@ def test_one_image(srbench: Srbench, photo: Path, tmp_path: Path) -> None:
     done = srbench("upscale", photo, "big.png", *UPSCALE)
     assert done.code == 0
     assert done.out == "big.png\n"
-    assert "synthetic" in done.err
+    assert "synthetic" not in done.err
     assert read_image(tmp_path / "big.png").shape == (80, 64, 3)
 
 
@@ -69,14 +71,77 @@ def test_seed_and_options_change_the_picture(srbench: Srbench, photo: Path, tmp_
         assert not np.array_equal(pictures["default"], pictures[other])
 
 
-def test_a_folder_keeps_names(srbench: Srbench, photo: Path, tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    for name in ("b.png", "a.bmp"):
+class Interrupting(Bicubic):
+    """Whoever waits for it presses Ctrl-C while it paints its first picture."""
+
+    def upscale(self, image: np.ndarray, scale: int, *, seed: int) -> np.ndarray:
+        os.kill(os.getpid(), signal.SIGINT)
+        return super().upscale(image, scale, seed=seed)
+
+
+BATCH = ("--scale", "2", "--device", "cpu", "--pipeline")
+
+
+def names_in(out: str) -> list[str]:
+    """Written files; the fixture pipelines chatter beside them."""
+    return [line for line in out.splitlines() if line.startswith("out/")]
+
+
+def test_a_folder_keeps_names_and_goes_on(srbench: Srbench, photo: Path, tmp_path: Path) -> None:
+    for name in ("b.png", "a.bmp", "sub/c.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         write_image(tmp_path / "in" / name, read_image(photo))
-    done = srbench("upscale", "in", "out/deep", *UPSCALE)
+    (tmp_path / "in/notes.txt").touch()
+    done = srbench("upscale", "in", "out/deep", *BATCH, "tests.e2e.test_images_cli:Interrupting")
+    assert done.code == 130
+    assert names_in(done.out) == ["out/deep/a.bmp"]
+    assert "finishing the current picture" in done.err
+    assert done.err.splitlines()[-1] == (
+        "srbench: interrupted after 1 of 3 inputs; the same command goes on"
+    )
+    (tmp_path / "in/b.png").write_bytes(photo.read_bytes()[:-99])
+    bicubic = (*BATCH, "tests.fixtures_pipelines:Bicubic")
+    done = srbench("upscale", "in", "out/deep", *bicubic, "--seed", "1")
+    assert done.code == 4
+    assert names_in(done.out) == ["out/deep/a.bmp", "out/deep/sub/c.png"]
+    *_, account, failed, last = done.err.splitlines()
+    assert account.startswith("3 inputs: 2 written, 1 failed; 1 other file left alone; ")
+    assert failed.startswith("failed: in/b.png: truncated")
+    assert last.startswith("srbench: 1 of 3 inputs failed; in/b.png: truncated")
+    shutil.copy(photo, tmp_path / "in/b.png")
+    done = srbench("upscale", "in", "out/deep", *bicubic, "--seed", "1", "--json")
     assert done.code == 0
-    assert done.out.splitlines() == ["out/deep/a.bmp", "out/deep/b.png"]
-    assert {p.name for p in (tmp_path / "out/deep").iterdir()} == {"a.bmp", "b.png"}
+    document = json.loads(done.out[done.out.index("{") :])
+    assert [(i["file"], i["outcome"]) for i in document["images"]] == [
+        ("in/a.bmp", "skipped"), ("in/b.png", "written"), ("in/sub/c.png", "skipped"),
+    ]  # fmt: skip
+    assert {p.name for p in (tmp_path / "out/deep").iterdir()} == {
+        "a.bmp", "b.png", "sub", ".srbench-upscale.jsonl",
+    }  # fmt: skip
+
+
+def test_folders_that_cannot_be_upscaled_are_exit_2(
+    srbench: Srbench, photo: Path, tmp_path: Path
+) -> None:
+    bicubic = (*BATCH, "tests.fixtures_pipelines:Bicubic")
+    for folder in ("bad", "in", "out"):
+        (tmp_path / folder).mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "bad" / name).write_bytes(photo.read_bytes()[:-99])
+    done = srbench("upscale", "bad", "out", *bicubic)
+    assert done.code == 2
+    assert names_in(done.out) == []
+    assert done.err.splitlines()[-1].startswith(
+        "srbench: none of 2 inputs can be upscaled; bad/a.png: truncated"
+    )
+    for folder in ("in", "out"):
+        shutil.copy(photo, tmp_path / folder)
+    done = srbench("upscale", "in", "out", *bicubic)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        "srbench: out/photo.png: there already and not made by srbench upscale here; name another "
+        "output, or --overwrite\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,7 +189,7 @@ def test_an_image_larger_than_memory_is_exit_4_with_the_estimate(
 
 
 def test_a_bad_checkpoint_is_one_line(srbench: Srbench, photo: Path, tmp_path: Path) -> None:
-    assert srbench("weights", "synthesize", "--out", "mine", "--size", "mini").code == 0
+    assert srbench("weights", "synthesize", "--out", "mine", "--size", "small").code == 0
     torch.save({"model": 1}, tmp_path / "mine" / "s3diff.pkl")
     done = srbench("upscale", photo, "o.png", *UPSCALE, "--weights", "mine")
     assert done.code == 2
@@ -233,7 +298,7 @@ def test_evaluate_refuses_unknown_metrics(srbench: Srbench) -> None:
 
 
 def test_weights_check_lists_every_problem(srbench: Srbench, tmp_path: Path) -> None:
-    assert srbench("weights", "synthesize", "--out", "mine", "--size", "mini").code == 0
+    assert srbench("weights", "synthesize", "--out", "mine", "--size", "small").code == 0
     done = srbench("weights", "check", "mine")
     assert done.code == 0
     assert len(done.out.splitlines()) == 10
@@ -249,7 +314,7 @@ def test_weights_check_lists_every_problem(srbench: Srbench, tmp_path: Path) -> 
 def test_synthesize_does_not_overwrite(srbench: Srbench, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/file").write_text("")
-    done = srbench("weights", "synthesize", "--out", "mine", "--size", "mini")
+    done = srbench("weights", "synthesize", "--out", "mine", "--size", "small")
     assert done.code == 2
     assert "exists already" in done.err
     assert srbench("weights", "synthesize", "--out", "x", "--size", "huge").code == 2

@@ -18,7 +18,7 @@ from skimage import data
 from srbench.errors import UsageError
 from srbench.fidelity.blocks import ErrorMap, WorstBlock, flat_blocks
 from srbench.fidelity.compare import Output, as_tensor, compare_outputs
-from srbench.fidelity.evaluate import Evaluation, evaluate
+from srbench.fidelity.evaluate import Evaluation, evaluate, open_bench
 from srbench.fidelity.metrics import METRICS, parse_metrics
 from srbench.fidelity.plan import Question, make_plan
 from srbench.fidelity.providers import open_provider
@@ -115,7 +115,7 @@ def test_a_metric_without_weights_says_why(
     assert "srbench weights fetch --metrics" in (found.reason or "")
     found = open_provider("torchmetrics", "cpu").measure("vif", same, same)
     assert found.value is None
-    assert "psnr, ssim and lpips only" in (found.reason or "")
+    assert "psnr, ssim, lpips and dists only" in (found.reason or "")
 
 
 def test_names_are_checked() -> None:
@@ -293,7 +293,8 @@ def test_eps_of_another_size_is_not_measured(photo: Picture) -> None:
 
 
 def judged(folder: Path, *metrics: str, provider: str = "pyiqa") -> Evaluation:
-    return evaluate(make_plan(Question(folder / "sr", folder / "hr", metrics)), provider=provider)
+    plan = make_plan(Question(folder / "sr", folder / "hr", metrics))
+    return evaluate(plan, open_bench(provider=provider))
 
 
 def test_evaluate_pairs_by_stem_and_averages(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from srbench.errors import UsageError
-from srbench.images import list_images, read_image, write_image
+from srbench.images import find_images, list_images, read_image, write_image
 
 
 @pytest.fixture
@@ -194,7 +194,32 @@ def test_writing_is_refused_in_one_line_and_leaves_nothing(
         write_image(tmp_path / "x.docx", rgb)
     with pytest.raises(UsageError, match="cannot write"):
         write_image(tmp_path / "no" / "x.png", rgb)
+    with pytest.raises(UsageError, match=r"16x16384 pixels cannot be stored as WEBP .* use \.png"):
+        write_image(tmp_path / "x.webp", np.zeros((16384, 16, 3), np.uint8))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_are_searched_in_order_and_other_files_counted(tmp_path: Path) -> None:
+    for name in (
+        "b.png",
+        "a/z.jpg",
+        "a b/y.tif",
+        "a/notes.txt",
+        "a/._z.jpg",
+        "out/c.png",
+        ".d/e.png",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a/loop").symlink_to(tmp_path)
+    found, others = find_images(tmp_path, tmp_path / "out")
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == [
+        "a/z.jpg", "a b/y.tif", "b.png",
+    ]  # fmt: skip
+    assert others == 2
+    (tmp_path / "a/z.jpg").unlink()
+    with pytest.raises(UsageError, match="no image in it"):
+        find_images(tmp_path / "a")
 
 
 def test_listing(tmp_path: Path, rgb: NDArray[np.uint8]) -> None:
