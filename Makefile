@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint lock gpu gpu-test full-test srdiff-mini timing clean
+.PHONY: run test lint lock gpu gpu-test full-test s3diff-mini srdiff-mini timing clean
 
 run: .venv/installed
 	-@$(BIN)/srbench weights fetch --metrics
@@ -26,6 +26,11 @@ gpu-test: .venv/installed
 
 full-test: .venv/installed
 	$(BIN)/pytest -m full
+
+# The small S3Diff, from photographs to weights: about two hours of one core.
+s3diff-mini: .venv/installed
+	-@$(BIN)/srbench weights fetch --metrics
+	$(BIN)/python -m pipelines.s3diff.mini --out runs/s3diff-mini
 
 # The small SRDiff network, from photographs to weights: half an hour of one core.
 srdiff-mini: .venv/installed

@@ -113,9 +113,9 @@ def _apply(x: torch.Tensor, scale: tuple[float, ...], bias: tuple[float, ...]) -
 
 
 def main() -> None:
-    """Print the constants as JSON: `--size mini|full [--seed N] [--scratch DIR]`."""
+    """Print the constants as JSON: `--size small|full [--seed N] [--scratch DIR]`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=("mini", "full"), required=True)
+    parser.add_argument("--size", choices=("small", "full"), required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
     arguments = parser.parse_args()

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pipelines.s3diff.architecture import Architecture, published_json
 
 RECIPE_VERSION = 1
 
-Size = Literal["mini", "full"]
+Size = Literal["small", "full"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +54,9 @@ class Recipe:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def mini_architecture() -> Architecture:
-    """A small S3Diff with every structural part of the published one."""
-    unet = {
-        **published_json("unet/config.json"),
-        "block_out_channels": [32, 64, 64, 64],
-        "attention_head_dim": [1, 2, 2, 2],
-        "cross_attention_dim": 48,
-    }
-    vae = {
-        **published_json("vae/config.json"),
-        "block_out_channels": [16, 32, 32, 32],
-        "norm_num_groups": 16,
-    }
-    text_encoder = {
+def small_text_encoder() -> dict[str, Any]:
+    """`config.json` of a text encoder of two narrow layers over the bytes of a prompt."""
+    return {
         **published_json("text_encoder/config.json"),
         "hidden_size": 48,
         "intermediate_size": 96,
@@ -79,10 +68,25 @@ def mini_architecture() -> Architecture:
         "eos_token_id": 513,
         "pad_token_id": 0,
     }
+
+
+def small_architecture() -> Architecture:
+    """A small S3Diff with every structural part of the published one, for seeded numbers."""
+    unet = {
+        **published_json("unet/config.json"),
+        "block_out_channels": [32, 64, 64, 64],
+        "attention_head_dim": [1, 2, 2, 2],
+        "cross_attention_dim": 48,
+    }
+    vae = {
+        **published_json("vae/config.json"),
+        "block_out_channels": [16, 32, 32, 32],
+        "norm_num_groups": 16,
+    }
     return Architecture(
         unet=unet,
         vae=vae,
-        text_encoder=text_encoder,
+        text_encoder=small_text_encoder(),
         rank_unet=8,
         rank_vae=4,
         degradation_width=16,
@@ -91,9 +95,9 @@ def mini_architecture() -> Architecture:
     )
 
 
-# Printed by `python -m pipelines.s3diff.calibrate --size mini|full` for seed 0.
+# Printed by `python -m pipelines.s3diff.calibrate --size small|full` for seed 0.
 _ENDS: dict[Size, Ends] = {
-    "mini": Ends(
+    "small": Ends(
         latent_scale=(0.6165, 0.6893, 0.8238, 0.638),
         latent_bias=(0.05074, 0.0673, 0.2744, -0.2282),
         eps_scale=(0.146, 0.1069, 0.1037, 0.1146),
@@ -113,9 +117,9 @@ _ENDS: dict[Size, Ends] = {
 
 
 def recipe(size: Size, seed: int = 0, ends: Ends | None = None) -> Recipe:
-    """The recipe of the `mini` or the published (`full`) architecture.
+    """The recipe of a small or the published (`full`) architecture.
 
     `ends` defaults to the constants of seed 0.
     """
-    architecture = mini_architecture() if size == "mini" else Architecture.published()
+    architecture = small_architecture() if size == "small" else Architecture.published()
     return Recipe(size, seed, architecture, ends or _ENDS[size])

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pipelines.contract import PipelineError
 from pipelines.s3diff.expected import Shapes, expected_tensors
 from pipelines.s3diff.options import LORA_ALPHA
+from pipelines.s3diff.published_pickle import published_pickle
 from pipelines.s3diff.recipe import Recipe, recipe
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _LOGVAR_GAIN = 0.02
 _FUSE_GAIN = 2.0
 _DEGRADATION_GAIN = 0.6
 _SCORE_GAIN = 4.0
-_SNAPSHOT_FILES = (
+SNAPSHOT_FILES = (
     "model_index.json",
     "scheduler/scheduler_config.json",
     "tokenizer/tokenizer_config.json",
@@ -145,15 +146,18 @@ def _write(folder: Path, plan: Recipe) -> None:
         (snapshot / group).mkdir(parents=True, exist_ok=True)
         _write_json(snapshot / group / "config.json", config)
         write_safetensors(snapshot / group / f"{stem}.safetensors", expected[group], tensors(group))
-    for name in _SNAPSHOT_FILES:
+    for name in SNAPSHOT_FILES:
         (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
         (snapshot / name).write_bytes((files(__package__) / "published" / name).read_bytes())
     _write_json(snapshot / "tokenizer" / "vocab.json", byte_vocabulary())
     (snapshot / "tokenizer" / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     torch.save(state("degradation"), folder / "de_net.pth")
     torch.save(
-        _published_pickle(
-            plan, state("state_dict_unet"), state("state_dict_vae"), state("modulation")
+        published_pickle(
+            plan.architecture,
+            state("state_dict_unet"),
+            state("state_dict_vae"),
+            state("modulation"),
         ),
         folder / "s3diff.pkl",
     )
@@ -188,47 +192,15 @@ def byte_vocabulary() -> dict[str, int]:
     return {word: index for index, word in enumerate(words)}
 
 
-def _published_pickle(
-    plan: Recipe, unet: dict[str, Tensor], vae: dict[str, Tensor], modulation: dict[str, Tensor]
-) -> dict[str, Any]:
-    """The dictionary of the published `save_model` (s3diff_tile.py)."""
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {
-            name.removeprefix(f"{prefix}."): value
-            for name, value in modulation.items()
-            if name.startswith(f"{prefix}.")
-        }
-
-    mlps = ("de_mlp", "block_mlp", "fuse_mlp")
-    return {
-        "unet_lora_target_modules": list(plan.architecture.unet_lora_targets),
-        "vae_lora_target_modules": plan.architecture.vae_lora_targets,
-        "rank_unet": plan.architecture.rank_unet,
-        "rank_vae": plan.architecture.rank_vae,
-        "state_dict_unet": unet,
-        "state_dict_vae": vae,
-        **{
-            f"state_dict_{net}_{mlp}": part(f"{net}_{mlp}")
-            for net in ("vae", "unet")
-            for mlp in mlps
-        },
-        "w": modulation["w"],
-        "state_embeddings": {
-            f"state_dict_{net}_block": part(f"{net}_block_embeddings") for net in ("vae", "unet")
-        },
-    }
-
-
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:
-    """Entry of the subprocess that fills the cache: `--out DIR --size mini|full [--seed N]`."""
+    """Entry of the subprocess that fills the cache: `--out DIR --size small|full [--seed N]`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--size", choices=("mini", "full"), required=True)
+    parser.add_argument("--size", choices=("small", "full"), required=True)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     synthesize(arguments.out, recipe(arguments.size, arguments.seed))

@@ -1,7 +1,8 @@
 """Which weights a run uses, and their identity; torch-free.
 
 A name given by the user wins, then `SRBENCH_WEIGHTS`, then a complete hub cache; without any of
-these the seeded weights: full-size on CUDA, `mini` on CPU.
+these the full-size seeded weights on CUDA, and `mini`, the small trained model of this package, on
+CPU.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from pipelines.cache import cache_folder
 from pipelines.contract import PipelineError, WeightsSource
-from pipelines.s3diff.recipe import Size, recipe
+from pipelines.s3diff.recipe import recipe
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +36,12 @@ SNAPSHOT_FILES = (
     "tokenizer/vocab.json",
     "tokenizer/merges.txt",
 )
+MINI = Path(__file__).parent / "mini" / "weights.safetensors"
 _FULL_BYTES = 5_400_000_000
 
 
 def resolve_weights(name: str | None, device: str) -> WeightsSource:
-    """Find the weights for a run, writing seeded ones into the cache when they are needed.
+    """Find the weights for a run, writing ours into the cache when they are needed.
 
     Args:
         name: A folder, `mini` or `synthetic`; None takes the default.
@@ -49,15 +51,17 @@ def resolve_weights(name: str | None, device: str) -> WeightsSource:
         PipelineError: No such folder, a file of it is missing, or the cache cannot be written.
     """
     chosen = name or os.environ.get("SRBENCH_WEIGHTS")
-    if chosen in ("mini", "synthetic"):
-        return _seeded("mini" if chosen == "mini" else "full")
+    if chosen == "mini":
+        return _mini()
+    if chosen == "synthetic":
+        return _seeded()
     if chosen:
         origin = "" if name else " (from SRBENCH_WEIGHTS)"
         return _user_folder(Path(chosen).expanduser(), origin)
     cached = hub_snapshot()
     if cached is not None:
         return _user_folder(cached, " (from the hub cache)")
-    return _seeded("full" if device.startswith("cuda") else "mini")
+    return _seeded() if device.startswith("cuda") else _mini()
 
 
 def network_file(folder: Path, stem: str) -> Path | None:
@@ -180,41 +184,52 @@ def _user_folder(folder: Path, origin: str) -> WeightsSource:
     return WeightsSource(path=folder, kind="folder", digest=digest, synthetic=False)
 
 
-def _seeded(size: Size) -> WeightsSource:
-    plan = recipe(size)
-    folder = cache_folder() / "weights" / f"{size}-{plan.digest[:16]}"
+def _mini() -> WeightsSource:
+    try:
+        with MINI.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise PipelineError(f"{MINI}: cannot be read ({error.strerror})") from error
+    folder = _cached(f"mini-{digest[:16]}", ["pipelines.s3diff.mini.unpack"], 0)
+    return WeightsSource(path=folder, kind="mini", digest=digest, synthetic=False)
+
+
+def _seeded() -> WeightsSource:
+    plan = recipe("full")
+    command = ["pipelines.s3diff.synthesize", "--size", "full"]
+    folder = _cached(f"full-{plan.digest[:16]}", command, _FULL_BYTES)
+    return WeightsSource(path=folder, kind="synthetic", digest=plan.digest, synthetic=True)
+
+
+def _cached(name: str, module: list[str], needed_bytes: int) -> Path:
+    """A weights folder in the cache, made by a module that takes `--out` where it is not there."""
+    folder = cache_folder() / "weights" / name
     if not folder.is_dir():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with _one_at_a_time(folder):
                 if not folder.is_dir():
-                    _materialise(size, folder)
+                    _materialise(folder, module, needed_bytes)
         except OSError as error:
             raise PipelineError(_unwritable(folder, error)) from error
-    return WeightsSource(
-        path=folder,
-        kind="mini" if size == "mini" else "synthetic",
-        digest=plan.digest,
-        synthetic=True,
-    )
+    return folder
 
 
-def _materialise(size: Size, folder: Path) -> None:
-    """Write seeded weights in a process of its own: this one stays free of torch."""
+def _materialise(folder: Path, module: list[str], needed_bytes: int) -> None:
+    """Write weights in a process of its own: this one stays free of torch."""
     free = shutil.disk_usage(folder.parent).free
-    if size == "full" and free < _FULL_BYTES:
+    if free < needed_bytes:
         raise PipelineError(
-            f"{folder.parent}: synthetic weights need {_FULL_BYTES / 1e9:.1f} GB and "
+            f"{folder.parent}: synthetic weights need {needed_bytes / 1e9:.1f} GB and "
             f"{free / 1e9:.1f} GB are free; point SRBENCH_CACHE elsewhere or use --weights mini"
         )
-    logger.info("writing %s weights into %s", size, folder.parent)
+    logger.info("writing %s", folder)
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as temporary:
         made = Path(temporary) / "weights"
-        command = [sys.executable, "-m", "pipelines.s3diff.synthesize"]
         result = subprocess.run(
-            [*command, "--out", str(made), "--size", size],
+            [sys.executable, "-m", *module, "--out", str(made)],
             env={**os.environ, "PYTHONPATH": path},
             capture_output=True,
             text=True,
@@ -222,7 +237,7 @@ def _materialise(size: Size, folder: Path) -> None:
         )
         if result.returncode != 0:
             last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-            raise PipelineError(f"{folder}: the {size} weights could not be written ({last})")
+            raise PipelineError(f"{folder}: the weights could not be written ({last})")
         made.rename(folder)
 
 

@@ -107,6 +107,8 @@ def _read(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         problems += _differences(paths[group], group, shapes, found[group])
     if problems:
         return None, problems
+    # Files may hold them in any order; layers that are computed together are merged in this one.
+    found = {group: {n: found[group][n] for n in shapes} for group, shapes in expected.items()}
     return _assemble(architecture, found, folder / "sd-turbo" / "tokenizer"), []
 
 

@@ -9,7 +9,7 @@ import pytest
 from pipelines.contract import PipelineError
 from pipelines.s3diff.architecture import Architecture
 from pipelines.s3diff.expected import Shapes, expected_tensors, is_unet_target, is_vae_target
-from pipelines.s3diff.recipe import mini_architecture
+from pipelines.s3diff.recipe import small_architecture
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_layers_without_an_adapter() -> None:
 
 
 def test_mini_is_small_and_has_all_kinds_of_tensors(published: dict[str, Shapes]) -> None:
-    mini = expected_tensors(mini_architecture())
+    mini = expected_tensors(small_architecture())
     assert sum(map(parameters, mini.values())) < 6_000_000
     assert mini["unet"].keys() <= published["unet"].keys()
     assert mini["modulation"].keys() == published["modulation"].keys()

@@ -8,7 +8,7 @@ from torch._dynamo.utils import counters
 
 from pipelines.diffusion.compilation import compiling, only_compiled
 from pipelines.s3diff.layers import Fusion
-from pipelines.s3diff.recipe import mini_architecture
+from pipelines.s3diff.recipe import small_architecture
 from pipelines.s3diff.unet import UNet
 
 
@@ -23,7 +23,7 @@ def _fresh() -> Iterator[None]:
 
 def test_blocks_compile_whole_and_unseen_shapes_run_at_once() -> None:
     torch.manual_seed(3)
-    config = mini_architecture().unet
+    config = small_architecture().unet
     unet = UNet(config, 999, Fusion(norm=True, pointwise=True)).eval()
     unet.fold_time()
     text = unet.text_keys_values(torch.randn(2, 77, config["cross_attention_dim"]))
@@ -44,7 +44,7 @@ def test_blocks_compile_whole_and_unseen_shapes_run_at_once() -> None:
 
 def test_weights_stay_inputs() -> None:
     """A merge between two images must be seen by what was compiled for the first."""
-    config = mini_architecture().unet
+    config = small_architecture().unet
     unet = UNet(config, 999).eval()
     unet.fold_time()
     block = unet.mid_block.resnets[0]

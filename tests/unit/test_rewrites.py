@@ -20,7 +20,7 @@ from pipelines.s3diff.layers import Fusion, Upsample
 from pipelines.s3diff.lora import LoraMerger, ModulatedLora
 from pipelines.s3diff.noise_prediction import NoisePredictor, batches
 from pipelines.s3diff.options import LORA_ALPHA, OptimizedOptions
-from pipelines.s3diff.recipe import mini_architecture
+from pipelines.s3diff.recipe import small_architecture
 from pipelines.s3diff.tiled_vae import decoder_steps, encoder_steps, run_tiled
 from pipelines.s3diff.unet import UNet, _per_prompt
 from pipelines.s3diff.vae import Vae, run_lockstep
@@ -96,7 +96,7 @@ def test_the_transpose_matters() -> None:
 
 
 def _networks(fusion: Fusion) -> tuple[Any, UNet]:
-    config = mini_architecture().unet
+    config = small_architecture().unet
     published = UNet2DConditionModel.from_config(config).eval()
     ours = UNet(config, 999, fusion).eval()
     ours.load_state_dict(published.state_dict())
@@ -121,7 +121,7 @@ def test_unet_of_two_prompts_equals_two_published_calls(
     published, ours = _networks(fusion)
     for layer in ours.upsamples() if fusion == FUSED else ():
         layer.fold(torch.float64)
-    width = mini_architecture().unet["cross_attention_dim"]
+    width = small_architecture().unet["cross_attention_dim"]
     latent, prompts = torch.randn(2, 4, *size), torch.randn(2, 77, width)
     wanted = torch.stack(
         [
@@ -138,7 +138,7 @@ def test_unet_of_two_prompts_equals_two_published_calls(
 @pytest.mark.parametrize("fusion", [PLAIN, FUSED])
 @pytest.mark.parametrize("tile", [5, 100])
 def test_lockstep_decoder_equals_the_published_tiled_vae(tile: int, fusion: Fusion) -> None:
-    config = mini_architecture().vae
+    config = small_architecture().vae
     published = AutoencoderKL.from_config(config).eval()
     ours = Vae(config, fusion, chunked=fusion == FUSED).eval()
     ours.load_state_dict(published.state_dict())
@@ -157,7 +157,7 @@ def test_lockstep_decoder_equals_the_published_tiled_vae(tile: int, fusion: Fusi
 @pytest.mark.parametrize("fusion", [PLAIN, FUSED])
 @pytest.mark.parametrize("tile", [48, 1024])
 def test_lockstep_encoder_equals_the_published_tiled_vae(tile: int, fusion: Fusion) -> None:
-    config = mini_architecture().vae
+    config = small_architecture().vae
     published = AutoencoderKL.from_config(config).eval()
     ours = Vae(config, fusion).eval()
     ours.load_state_dict(published.state_dict())
@@ -174,7 +174,7 @@ def test_lockstep_encoder_equals_the_published_tiled_vae(tile: int, fusion: Fusi
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_normalised_blend_equals_weighted_sums_over_norms(batch: int) -> None:
     latent = torch.randn(1, 4, 40, 24)
-    predictor = NoisePredictor(UNet(mini_architecture().unet, 999), OptimizedOptions(), torch.half)
+    predictor = NoisePredictor(UNet(small_architecture().unet, 999), OptimizedOptions(), torch.half)
     predictor.replayed = Replayed(lambda tiles: torch.sin(tiles * 3))
     found = predictor.predict(latent, latent_tiles(40, 24, 16, 6), batch)
     weights = gaussian_weights(16)
@@ -220,7 +220,7 @@ def test_attention_in_chunks_equals_attention(chunk: int) -> None:
 
 
 def test_stacked_layers_give_queries_keys_and_values_in_one_product() -> None:
-    network = UNet(mini_architecture().unet, 999)
+    network = UNet(small_architecture().unet, 999)
     names = [f"{p}.{n}" for p, m in network.named_modules() if p.endswith("attn1")
              for n in ("to_q", "to_k", "to_v")]  # fmt: skip
     pairs = {}

@@ -22,6 +22,7 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 from pipelines.contract import PipelineError
+from pipelines.photographs import HELD_OUT, TRAINING
 from pipelines.pictures import write_png
 from pipelines.srdiff import SRDiff
 from pipelines.srdiff.checkpoint import read_checkpoint, read_encoder, write_checkpoint
@@ -29,15 +30,11 @@ from pipelines.srdiff.config import CONFIGS
 from pipelines.srdiff.dataset import PatchDataset, Sample
 from pipelines.srdiff.mini import make
 from pipelines.srdiff.pairs import open_pairs
-from pipelines.photographs import HELD_OUT, TRAINING
 from pipelines.srdiff.rrdb import RRDBNet
 from pipelines.srdiff.sampling import to_residual
 from pipelines.srdiff.train import main, settings_of
-from pipelines.training.averaging import Average
-from pipelines.training.batches import Share, reseed
 from pipelines.srdiff.training.loop import Outcome, Run, train
 from pipelines.srdiff.training.objective import DiffusionObjective, distance, window_ssim
-from pipelines.training.records import Table
 from pipelines.srdiff.training.reporting import Watched
 from pipelines.srdiff.training.settings import (
     PRESETS,
@@ -49,8 +46,11 @@ from pipelines.srdiff.training.settings import (
     Stage,
 )
 from pipelines.srdiff.training.start import Origin, build, carry_picture
-from pipelines.training.states import State, load_state, run_folder, save_state
 from pipelines.srdiff.training.trainer import Trainer
+from pipelines.training.averaging import Average
+from pipelines.training.batches import Share, reseed
+from pipelines.training.records import Table
+from pipelines.training.states import State, load_state, run_folder, save_state
 
 MINI = CONFIGS["mini-x4"]
 SHORT = {"steps": 4, "batch": 2, "patch": 32, "seed": 3}

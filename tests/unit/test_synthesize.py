@@ -21,7 +21,7 @@ from pipelines.s3diff.weights import check_folder
 @pytest.fixture(scope="module")
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mini") / "weights"
-    synthesize(folder, recipe("mini"))
+    synthesize(folder, recipe("small"))
     return folder
 
 
@@ -36,7 +36,7 @@ def test_draws_have_unit_variance_and_depend_on_name_and_seed() -> None:
 
 
 def test_values_are_the_same_on_every_machine() -> None:
-    plan = Recipe("mini", 0, recipe("mini").architecture, Ends.neutral())
+    plan = Recipe("small", 0, recipe("small").architecture, Ends.neutral())
     parts = [
         tensor(plan, "unet", "conv_in.weight", (32, 4, 3, 3)),
         tensor(plan, "vae", "encoder.conv_norm_out.weight", (32,)),
@@ -75,8 +75,8 @@ def test_the_tokenizer_covers_every_byte(mini: Path) -> None:
 
 
 def test_digest_follows_the_recipe() -> None:
-    assert recipe("mini").digest == recipe("mini", 0).digest
-    assert len({recipe("mini").digest, recipe("mini", 1).digest, recipe("full").digest}) == 3
+    assert recipe("small").digest == recipe("small", 0).digest
+    assert len({recipe("small").digest, recipe("small", 1).digest, recipe("full").digest}) == 3
 
 
 @pytest.mark.parametrize("photo", ["astronaut", "coffee"])
@@ -92,8 +92,8 @@ def test_mini_is_sane_on_photographs(mini: Path, photo: str) -> None:
 
 
 def test_other_seeds_are_calibrated(tmp_path: Path) -> None:
-    plan = calibrated("mini", 7, tmp_path)
-    assert plan.ends != recipe("mini").ends
+    plan = calibrated("small", 7, tmp_path)
+    assert plan.ends != recipe("small").ends
     synthesize(tmp_path / "seven", plan)
     again = calibrate(tmp_path / "seven", photograph(128))
     found = (*again.latent_scale, *again.eps_scale, *again.image_scale)
@@ -103,4 +103,4 @@ def test_other_seeds_are_calibrated(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PipelineError, match="cannot write the weights"):
-        synthesize(tmp_path / "file" / "weights", recipe("mini"))
+        synthesize(tmp_path / "file" / "weights", recipe("small"))

@@ -80,7 +80,7 @@ def test_a_latent_of_128_is_one_tile_instead_of_four() -> None:
 
 def test_the_vae_is_one_tile_whatever_the_size() -> None:
     small = S3DiffUntiledVae(S3DiffUntiledVae.Options())
-    small.architecture = recipe("mini").architecture
+    small.architecture = recipe("small").architecture
     counts = small.work(1080, 1920, 2)
     assert (counts.calls["vae_encoder"], counts.calls["vae_decoder"]) == (1, 1)
     assert counts.calls["unet"] == 2 * 28

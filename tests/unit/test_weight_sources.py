@@ -118,7 +118,7 @@ def test_two_racing_processes_share_one_mini(tmp_path: Path) -> None:
     assert first == second
     assert first.kind == "mini"
     assert first.synthetic
-    assert first.digest == recipe("mini").digest
+    assert first.digest == recipe("small").digest
     assert len(weight_files(first.path)) == 10
     assert [p.name for p in first.path.parent.iterdir() if p.name.startswith(".writing")] == []
 

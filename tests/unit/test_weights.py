@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from pipelines.contract import PipelineError, WeightsSource
 from pipelines.s3diff.expected import expected_tensors, meta_networks
-from pipelines.s3diff.recipe import mini_architecture, recipe
+from pipelines.s3diff.recipe import recipe, small_architecture
 from pipelines.s3diff.synthesize import synthesize
 from pipelines.s3diff.weights import Checkpoint, check_folder, read_checkpoint
 
@@ -28,7 +28,7 @@ TEXT = "sd-turbo/text_encoder/model.safetensors"
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("good") / "weights"
-    synthesize(folder, recipe("mini"))
+    synthesize(folder, recipe("small"))
     return folder
 
 
@@ -51,7 +51,7 @@ def edit_pickle(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 def test_a_good_folder_has_no_problem_and_loads_strictly(good: Path) -> None:
     assert check_folder(good) == []
     checkpoint = read(good)
-    assert checkpoint.architecture == mini_architecture()
+    assert checkpoint.architecture == small_architecture()
     for name, network in meta_networks(checkpoint.architecture).items():
         network.load_state_dict(getattr(checkpoint, name), strict=True, assign=True)
     assert {t.dtype for t in checkpoint.unet.values()} == {torch.float32}
@@ -62,7 +62,7 @@ def test_names_and_shapes_are_those_of_diffusers(good: Path) -> None:
     """Our own networks derive them, so that reading weights does not import diffusers."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    architecture = mini_architecture()
+    architecture = small_architecture()
     expected = expected_tensors(architecture)
     with torch.device("meta"):
         networks = {

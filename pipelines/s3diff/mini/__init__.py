@@ -1,0 +1,1 @@
+"""The small S3Diff that ships with the package, from photographs to weights."""
