@@ -71,12 +71,24 @@ class S3DiffOptimized(S3DiffPipeline[OptimizedOptions]):
         if options.cache_prompts:
             self.prompts = self._encode_prompts()
             del self.encode_prompt
-        self.predictor = NoisePredictor(self.unet, options, self.dtype)
         self._side: torch.cuda.Stream | None = None
         if options.overlap_merge and device.type == "cuda":
             self._side = torch.cuda.Stream(device)
+        self._start_over()
+
+    def _start_over(self) -> None:
+        """Forget all sizes; captured graphs hold the guidance that they were captured with."""
+        self.predictor = NoisePredictor(self.unet, self.options, self.dtype)
         for known in (self._budgets, self._prepared, self._uncaptured):
             known.clear()
+
+    def retune(self, options: OptimizedOptions) -> bool:
+        """See `S3DiffPipeline.retune`."""
+        if not super().retune(options):
+            return False
+        if self._device is not None:
+            self._start_over()
+        return True
 
     def _build_adapters(self, checkpoint: Checkpoint, device: torch.device) -> None:
         arch, options = checkpoint.architecture, self.options

@@ -99,6 +99,9 @@ class BaselineOptions(S3DiffOptions):
     compile: bool = False
 
 
+PICTURE_OPTIONS = frozenset({"color_fix", "guidance", "latent_tile", "latent_overlap"})
+"""Options that no network is built from: a loaded pipeline can change them."""
+
 AUTO = 0
 """Value of `tile_batch` that leaves the choice to the pipeline."""
 

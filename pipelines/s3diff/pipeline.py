@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from abc import ABC, abstractmethod
+from dataclasses import fields
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import torch
@@ -22,7 +23,13 @@ from pipelines.diffusion.color_fix import truncate_to_uint8
 from pipelines.diffusion.transfer import download, upload
 from pipelines.s3diff.architecture import Architecture
 from pipelines.s3diff.device import check_device
-from pipelines.s3diff.options import MIN_SIDE, VAE_DECODER_PAD, VAE_FACTOR, S3DiffOptions
+from pipelines.s3diff.options import (
+    MIN_SIDE,
+    PICTURE_OPTIONS,
+    VAE_DECODER_PAD,
+    VAE_FACTOR,
+    S3DiffOptions,
+)
 from pipelines.s3diff.steps import padded_size, pixels_to_tensor
 from pipelines.work import WorkCounter
 
@@ -90,6 +97,22 @@ class S3DiffPipeline(ABC, Generic[OptionsT]):
         self._precision = precision
         self._build(checkpoint, device, precision)
         gc.collect()
+
+    def retune(self, options: OptionsT) -> bool:
+        """Take other options without loading again; sizes must be prepared again.
+
+        Returns:
+            False, and nothing has changed, where the networks depend on what differs.
+        """
+        differ = {
+            field.name
+            for field in fields(options)
+            if getattr(options, field.name) != getattr(self.options, field.name)
+        }
+        if not differ <= PICTURE_OPTIONS:
+            return False
+        self.options = options
+        return True
 
     def prepare(self, height: int, width: int, scale: int) -> None:
         """Nothing to prepare: neither pipeline compiles."""

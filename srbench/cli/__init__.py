@@ -15,6 +15,7 @@ import typer
 
 from pipelines.contract import PipelineError
 from srbench.cli import aa as aa
+from srbench.cli import demo as demo
 from srbench.cli import evaluate as evaluate
 from srbench.cli import export as export
 from srbench.cli import images as images
@@ -38,9 +39,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _room in (
-    measure, ladder, aa, simulate, roofline, inspect, judge, export, images, evaluate,
-):  # fmt: skip
+_MEASURING = (measure, ladder, aa, simulate, roofline, inspect, judge, export)
+_PICTURES = (images, evaluate, demo)
+for _room in (*_MEASURING, *_PICTURES):
     _room.register(app)
 
 

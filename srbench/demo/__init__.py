@@ -1,0 +1,1 @@
+"""A web page on which two pipelines upscale the same picture, to be tried and compared by eye."""
