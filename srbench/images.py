@@ -28,6 +28,7 @@ __all__ = [
     "SUFFIXES",
     "encode_image",
     "find_images",
+    "folders_of_images",
     "image_profile",
     "list_images",
     "place_file",
@@ -48,7 +49,15 @@ def list_images(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
-    return _some(list_pictures(folder), folder)
+    found = list_pictures(folder)
+    if not found and (inside := folders_of_images(folder)):
+        raise UsageError(f"{folder}: no image in it, but in {inside[0].name}; name such a folder")
+    return _some(found, folder)
+
+
+def folders_of_images(folder: Path) -> list[Path]:
+    """Folders in a folder that hold images themselves."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and list_pictures(path))
 
 
 def find_images(folder: Path, leave_out: Path | None = None) -> tuple[list[Path], int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Self
@@ -30,16 +30,18 @@ class LineFile:
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path, *, busy: str, remedy: str) -> Iterator[Self]:
+    def open(cls, path: Path, *, kind: str, busy: str, remedy: str) -> Iterator[Self]:
         """Begin a file or go on with one, whose last line is cut off where it is torn.
 
         Args:
             path: In a folder that exists.
+            kind: Value of the key with which its first line begins, which the caller appends to an
+                empty file; one that begins otherwise is somebody else's and is not touched.
             busy: What to say where another process has it open.
             remedy: What a user can do about a damaged one.
 
         Raises:
-            UsageError: Busy, damaged, or not to be written.
+            UsageError: Busy, not of this kind, damaged, or not to be written.
         """
         try:
             file = path.open("a+b", buffering=0)
@@ -50,7 +52,12 @@ class LineFile:
                 raise UsageError(busy)
             file.seek(0)
             opened = cls(path, file, [], remedy)
-            file.truncate(opened._read(file.read()))
+            content = file.read()
+            # A kill may have torn even the first line.
+            opening = json.dumps({"kind": kind}).removesuffix("}").encode()
+            if not (content.startswith(opening) or opening.startswith(content)):
+                raise opened.damaged(1)
+            file.truncate(opened._read(content))
             yield opened
 
     def append(self, line: dict[str, Any]) -> None:
@@ -59,14 +66,7 @@ class LineFile:
         Raises:
             InfrastructureError: The disk is full or gone.
         """
-        # Unbuffered, or closing the file would try again what a full disk refused.
-        rest = memoryview(json.dumps(line, allow_nan=False).encode() + b"\n")
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise InfrastructureError(f"{self.path}: cannot write ({error.strerror})") from error
+        append_lines(self._file, self.path, [line])
 
     def damaged(self, number: int) -> UsageError:
         """The error of a line, counted from 1, that says nothing sensible."""
@@ -88,3 +88,24 @@ class LineFile:
             self.lines.append(line)
             length += len(part)
         return length
+
+
+def append_lines(file: IO[bytes], path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Write lines and wait until the disk has them.
+
+    Args:
+        file: Unbuffered, or closing it would try again what a full disk refused.
+        path: Of it, for the message.
+        lines: Of finite numbers.
+
+    Raises:
+        InfrastructureError: The disk is full or gone.
+    """
+    content = b"".join(json.dumps(line, allow_nan=False).encode() + b"\n" for line in lines)
+    rest = memoryview(content)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+    except OSError as error:
+        raise InfrastructureError(f"{path}: cannot write ({error.strerror})") from error

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from srbench.durable import sync_folder
-from srbench.errors import InfrastructureError, UsageError, did_you_mean
+from srbench.errors import UsageError, did_you_mean
+from srbench.line_file import append_lines
 from srbench.locks import try_lock
 from srbench.records import (
     SCHEMA_VERSION,
@@ -97,17 +98,7 @@ class RunWriter:
         Raises:
             InfrastructureError: The disk is full or gone.
         """
-        lines = b"".join(
-            json.dumps(record.to_json(), allow_nan=False).encode() + b"\n" for record in records
-        )
-        try:
-            # Unbuffered, or closing the file would try again what a full disk refused.
-            rest = memoryview(lines)
-            while rest:
-                rest = rest[self._file.write(rest) :]
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise InfrastructureError(f"{self.path}: cannot write ({error.strerror})") from error
+        append_lines(self._file, self.path, (record.to_json() for record in records))
 
 
 def _hold(file: IO[bytes], path: Path) -> None:

@@ -101,8 +101,10 @@ def plan_files(source: Path, target: Path) -> Files:
         if target.suffix.lower() not in SUFFIXES:
             raise UsageError(f"{target}: cannot write '{target.suffix}' files; use .png")
         read_input(source)
+        single: Files = [(source, (target,))]
+        _check_apart(single)
         _check_writable(target.parent)
-        return [(source, (target,))]
+        return single
     if target.is_file():
         raise UsageError(f"{target}: a file, but the input {source} is a folder")
     files: Files = [

@@ -24,6 +24,7 @@ from srbench.line_file import LineFile
 
 NAME = ".srbench-upscale.jsonl"
 SCHEMA_VERSION = 1
+_KIND = "upscale"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Journal:
         head = file.lines[0] if file.lines else None
         if head is None:
             head = {
-                "kind": "upscale",
+                "kind": _KIND,
                 "schema_version": SCHEMA_VERSION,
                 "id": secrets.token_hex(4),
             }
@@ -102,7 +103,7 @@ class Journal:
             "output"
         )
         remedy = "remove this file and name another output, or --overwrite what is there"
-        with LineFile.open(folder / NAME, busy=busy, remedy=remedy) as file:
+        with LineFile.open(folder / NAME, kind=_KIND, busy=busy, remedy=remedy) as file:
             yield cls(folder, file)
 
     def refuse_unknown(self, targets: Iterable[Path]) -> None:
@@ -182,7 +183,7 @@ class Journal:
 
 
 def _identity(file: LineFile, head: Any) -> str:
-    if not isinstance(head, dict) or head.get("kind") != "upscale":
+    if not isinstance(head, dict) or head.get("kind") != _KIND:
         raise file.damaged(1)
     version, identity = head.get("schema_version"), head.get("id")
     if not isinstance(version, int) or not isinstance(identity, str) or not identity.isalnum():

@@ -11,13 +11,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
-from pipelines.pictures import umask
 
 METRICS = ("psnr", "ssim", "lpips", "dists", "clipiqa", "niqe", "musiq", "maniqa", "fid")
 """Those with a reference (psnr and ssim on Y), those of the picture alone, that of the set."""
@@ -77,12 +74,12 @@ def evaluate(
 
 
 def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.part")
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False) as file:
-            file.write(text)
-        Path(file.name).chmod(0o666 & ~umask())
-        Path(file.name).replace(path)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         typer.echo(f"{path}: cannot be written ({error.strerror})", err=True)
         raise typer.Exit(2) from error
 

@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 from srbench.batch_results import Fate, Result, Summary
+from srbench.cli.interrupts import interruptible
 from srbench.errors import ExitCode
 from srbench.outcome import one_line
 
@@ -119,27 +120,6 @@ def _progress(inputs: int, scale: int) -> Iterator[Lines]:
         yield Bar(inputs, scale, progress)
 
 
-@contextmanager
-def _interruptible(note: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """A question whether Ctrl-C was pressed; pressed a second time it interrupts at once."""
-    pressed = False
-
-    def first(*_: object) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        note("finishing the current picture; Ctrl-C again stops at once")
-
-    previous = signal.signal(signal.SIGINT, first)
-    # Whoever sends this one does not wait for a picture to end.
-    terminated = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, previous)
-        signal.signal(signal.SIGTERM, terminated)
-
-
 def upscale_folder(
     request: Request,
     weights: WeightsSource,
@@ -172,7 +152,7 @@ def upscale_folder(
     try:
         with (
             _progress(len(request.files), request.scale) as progress,
-            _interruptible(progress.note) as stop,
+            interruptible(progress.note, "picture") as stop,
         ):
             conduct = Conduct(progress.note, written, stop, overwrite)
             for result in upscale_batch(request, weights, journal, conduct):

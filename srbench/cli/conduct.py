@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
+from srbench.cli.interrupts import interruptible
 from srbench.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from srbench.cli.progress import Lines
     from srbench.preparation import Preparation
     from srbench.records import Run
     from srbench.running import Conduct, Looking
@@ -77,31 +77,13 @@ def _conducted(cells: int, looking: Looking | None) -> Iterator[Conduct]:
     from srbench.running import Conduct, Looking
 
     try:
-        with progress_on_stderr(cells) as progress, _interruptible(progress) as stop:
+        with (
+            progress_on_stderr(cells) as progress,
+            interruptible(progress.note, "block", leave_at_once) as stop,
+        ):
             yield Conduct(progress, stop, looking or Looking())
     except KeyboardInterrupt:
         leave_at_once()
-
-
-@contextmanager
-def _interruptible(progress: Lines) -> Iterator[Callable[[], bool]]:
-    """A question whether Ctrl-C was pressed; pressed a second time it interrupts at once."""
-    pressed = False
-
-    def first(*_: object) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        progress.note("finishing the current block; Ctrl-C again stops at once")
-
-    previous = signal.signal(signal.SIGINT, first)
-    # Whoever sends this one does not wait for a block to end.
-    terminated = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, leave_at_once if pressed else previous)
-        signal.signal(signal.SIGTERM, terminated)
 
 
 def leave_at_once(*_: object) -> NoReturn:

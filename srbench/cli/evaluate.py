@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -13,15 +15,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srbench.cli.devices import Device, choose_device
+from srbench.cli.interrupts import saying_so
 from srbench.errors import ExitCode, UsageError
+from srbench.outcome import one_line
 
 if TYPE_CHECKING:
     from srbench.fidelity.candidates import Comparison
     from srbench.fidelity.evaluate import Evaluation, Scores
-    from srbench.fidelity.plan import Plan
+    from srbench.fidelity.plan import Plan, Question, Size
 
 _LINES = 20
 """Lines of progress where there is no terminal."""
+_RESULTS = ("json", "csv", "md")
+_CHECKING_S = 5
+"""How long checking files may be silent."""
 
 
 def register(app: typer.Typer) -> None:
@@ -82,7 +89,7 @@ def evaluate(
     """Measure pictures against references, in float32."""
     from srbench.fidelity.candidates import parse_margins
     from srbench.fidelity.metrics import parse_metrics
-    from srbench.fidelity.plan import Question, make_plan
+    from srbench.fidelity.plan import Question
     from srbench.upscaling import check_scale
 
     if scale is not None:
@@ -92,11 +99,12 @@ def evaluate(
         raise UsageError("--margin: only with --against, the pictures of a baseline")
     allowed = {} if against is None else parse_margins(margins or [], names)
     _check_targets(table, page)
+    _check_out(out)
     question = Question(sr_dir, hr_dir, names, lr_dir, scale, crop, skip_broken)
-    plans = [make_plan(question)]
-    if against is not None:
-        plans.append(make_plan(replace(question, sr_dir=against)))
-    found, *baseline = _measure(plans, choose_device(device), provider, out)
+    kept = "; the same command goes on" if out else "; --out DIR would keep what is measured"
+    with saying_so(kept):
+        plans = _plans(question, against)
+        found, *baseline = _measure(plans, choose_device(device), provider, out)
     comparison = _compare(found, baseline[0], allowed, str(against)) if baseline else None
     texts = _texts(found, comparison)
     _write(texts, {"csv": table, "md": page})
@@ -106,6 +114,51 @@ def evaluate(
     if comparison is not None and comparison.exit_code != ExitCode.OK:
         _note(f"srbench evaluate: {comparison.line()}")
         raise typer.Exit(int(comparison.exit_code))
+
+
+def _plans(question: Question, against: Path | None) -> list[Plan]:
+    """Of the candidate and, where there is one, the baseline; nothing is measured for a bad one."""
+    from srbench.fidelity.candidates import check_same_pictures
+    from srbench.fidelity.plan import make_plan
+
+    size_of = _checked()
+    plans = [make_plan(question, size_of)]
+    _name_others(plans[0])
+    if against is not None:
+        plans.append(make_plan(replace(question, sr_dir=against), size_of))
+        ours, theirs = ([job.item.samples[0].name for job in plan.jobs] for plan in plans)
+        check_same_pictures(ours, theirs, str(against))
+    return plans
+
+
+def _name_others(plan: Plan) -> None:
+    """Folders beside the pictures are no mistake, but a mean without them may be one."""
+    from srbench.images import folders_of_images
+
+    first = plan.jobs[0].item.samples
+    if len(first) > 1:
+        return
+    for folder in folders_of_images(first[0].parent):
+        _note(f"{folder}: a folder beside the pictures; what is in it is not measured")
+
+
+def _checked() -> Callable[[Path], Size]:
+    """Sizes of pictures, each of them read once; what takes long says how far it is."""
+    from srbench.fidelity.plan import read_size
+
+    sizes: dict[Path, Size] = {}
+    told = time.monotonic()
+
+    def size_of(path: Path) -> Size:
+        nonlocal told
+        if path not in sizes:
+            sizes[path] = read_size(path)
+        if time.monotonic() - told > _CHECKING_S:
+            told = time.monotonic()
+            _note(f"{len(sizes)} files checked so far")
+        return sizes[path]
+
+    return size_of
 
 
 def _measure(plans: list[Plan], device: str, provider: str, out: Path | None) -> list[Evaluation]:
@@ -149,7 +202,7 @@ def _lines(pictures: int) -> Callable[[Scores], None]:
         nonlocal count
         count += 1
         if count % every == 0 or count == pictures:
-            _note(f"[{count}/{pictures}] {scores.file}")
+            _note(f"[{count}/{pictures}] {one_line(scores.file)}")
 
     return done
 
@@ -170,13 +223,31 @@ def _texts(found: Evaluation, comparison: Comparison | None) -> dict[str, str]:
 
 def _check_targets(*paths: Path | None) -> None:
     """Before anything is measured for them."""
+    from srbench.images import SUFFIXES
     from srbench.store import check_writable
 
-    for path in paths:
-        if path is not None:
-            check_writable(path.parent)
-            if path.is_dir():
-                raise UsageError(f"{path}: is a folder; name a file")
+    named = [path for path in paths if path is not None]
+    for path in named:
+        if path.suffix.lower() in SUFFIXES:
+            raise UsageError(f"{path}: the name of a picture; name a text file")
+        if named.count(path) > 1:
+            raise UsageError(f"{path}: named twice; each option writes a file of its own")
+        check_writable(path.parent)
+        if path.is_dir():
+            raise UsageError(f"{path}: is a folder; name a file")
+
+
+def _check_out(out: Path | None) -> None:
+    """A folder's results are replaced only beside the journal that they were made with."""
+    from srbench.fidelity.journal import NAME
+
+    if out is None or (out / NAME).exists():
+        return
+    for suffix in _RESULTS:
+        if os.path.lexists(path := out / f"results.{suffix}"):
+            raise UsageError(
+                f"{path}: there already and not of srbench evaluate; name another folder"
+            )
 
 
 def _write(texts: dict[str, str], targets: dict[str, Path | None]) -> None:
@@ -186,7 +257,8 @@ def _write(texts: dict[str, str], targets: dict[str, Path | None]) -> None:
         if path is None:
             continue
         try:
-            replace_file(path, texts[suffix])
+            # File names may hold bytes that are no text.
+            replace_file(path, texts[suffix].encode("utf-8", "replace").decode("utf-8"))
         except OSError as error:
             raise UsageError(f"{path}: cannot write ({error.strerror})") from error
 
@@ -202,7 +274,7 @@ def _show(found: Evaluation, comparison: Comparison | None, document: str | None
         for name, reason in sorted(found.reasons.items()):
             _note(f"{name}: not measured: {reason}")
     for picture in found.skipped:
-        _note(f"skipped: {picture.file}: {picture.reason}")
+        _note(one_line(f"skipped: {picture.file}: {picture.reason}", 1000))
 
 
 def _note(text: str) -> None:

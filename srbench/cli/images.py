@@ -15,6 +15,7 @@ from srbench.batch_results import Fate, Result, Summary
 from srbench.cli import weights as weights_room
 from srbench.cli.batch import print_json, upscale_folder
 from srbench.cli.devices import Device, choose_device
+from srbench.cli.interrupts import saying_so
 from srbench.config import MAX_SEED
 from srbench.errors import UsageError
 
@@ -94,7 +95,8 @@ def upscale(
         if chosen.synthetic:
             _note(f"weights: {chosen.kind}, synthetic: nothing in them was trained")
         if journal is None:
-            _upscale_file(request, chosen, as_json=as_json)
+            with saying_so():
+                _upscale_file(request, chosen, as_json=as_json)
         else:
             others = _other_files(source, target)
             upscale_folder(request, chosen, journal, others, overwrite=overwrite, as_json=as_json)

@@ -5,6 +5,10 @@ A candidate passes when the one-sided bound of the mean loss stays under the mar
 (an intersection-union test, which needs no correction), fails when for some metric the mean loss is
 past the margin and proven to be a loss (Holm over the metrics), and is open else: the gate's rule,
 `srbench.stats.decide`. Few pictures have wide bounds, and one has none.
+
+Student's t is taken at its word. Where the mean loss is exactly the margin, 5 % of candidates pass
+if the differences are normal; if a few pictures lose much more than the others (exponential), 16 %
+of those judged by five pictures pass, 10 % by twenty, 7 % by a hundred (4,000 simulated sets each).
 """
 
 from __future__ import annotations
@@ -38,7 +42,8 @@ class Verdict:
     Attributes:
         metric: Its name.
         margin: Tolerated mean loss; None where the metric is shown and not judged.
-        deltas: Candidate minus baseline by picture; empty where it was not measured.
+        deltas: Candidate minus baseline by picture; empty where it was not measured. One ruined
+            picture widens the bounds more than it moves the mean: look at `worst`.
         mean: Of the deltas; None where there are none.
         lower: One-sided lower bound of the mean delta; None with fewer than two pictures.
         upper: One-sided upper bound.
@@ -57,6 +62,12 @@ class Verdict:
     word: Word | None
     reason: str | None
 
+    @property
+    def worst(self) -> str | None:
+        """The picture that loses most; None where there is none."""
+        sign = _direction(self.metric)
+        return min(self.deltas, key=lambda file: sign * self.deltas[file], default=None)
+
     def to_json(self) -> dict[str, Any]:
         """All of it, unrounded."""
         return {
@@ -67,6 +78,7 @@ class Verdict:
             "p_adjusted": self.p_adjusted,
             "verdict": self.word,
             "reason": self.reason,
+            "worst": self.worst,
             "deltas": self.deltas,
         }
 
@@ -162,7 +174,8 @@ def judge_candidate(
     Raises:
         UsageError: They are not of the same pictures.
     """
-    _check_same_pictures(candidate, baseline, name)
+    ours, theirs = ([scores.file for scores in each.images] for each in (candidate, baseline))
+    check_same_pictures(ours, theirs, name)
     deltas = {metric: _deltas(candidate, baseline, metric) for metric in candidate.mean}
     losses = {
         metric: one_sample([-_direction(metric) * delta for delta in deltas[metric].values()])
@@ -234,9 +247,10 @@ def _reason(
 
 def _deltas(candidate: Evaluation, baseline: Evaluation, metric: str) -> dict[str, float]:
     """By picture; empty when any lacks a value, since those left might be the easy ones."""
+    by_stem = {Path(scores.file).stem: scores.metrics[metric] for scores in baseline.images}
     found = {}
-    for ours, theirs in zip(candidate.images, baseline.images, strict=True):
-        a, b = ours.metrics[metric], theirs.metrics[metric]
+    for ours in candidate.images:
+        a, b = ours.metrics[metric], by_stem[Path(ours.file).stem]
         if a is None or b is None:
             return {}
         found[ours.file] = a - b
@@ -247,9 +261,19 @@ def _direction(metric: str) -> int:
     return 1 if METRICS[metric].higher_is_better else -1
 
 
-def _check_same_pictures(candidate: Evaluation, baseline: Evaluation, name: str) -> None:
-    ours, theirs = ([Path(s.file).stem for s in e.images] for e in (candidate, baseline))
-    if alone := sorted(set(ours) ^ set(theirs)):
+def check_same_pictures(candidate: Sequence[str], baseline: Sequence[str], name: str) -> None:
+    """Make sure that files of the same stems are judged.
+
+    Args:
+        candidate: Names of its files.
+        baseline: Names of the baseline's.
+        name: Of the baseline, for messages.
+
+    Raises:
+        UsageError: They are not.
+    """
+    ours, theirs = ({Path(file).stem for file in files} for files in (candidate, baseline))
+    if alone := sorted(ours ^ theirs):
         raise UsageError(
             f"--against {name}: {some_of(alone)} judged in only one of the folders; both must have "
             "the same pictures"

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.matlab_resize import imresize
+from pipelines.pictures import read_picture
 from srbench.fidelity.compare import as_tensor
 from srbench.fidelity.plan import Job
-from srbench.images import read_image
 from srbench.upscaling_journal import file_sha256
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ Picture = NDArray[np.uint8]
 
 
 class Desk:
-    """The pictures of one job; a job whose values are all known reads none."""
+    """The pictures of one job; a job whose values are all known reads none.
+
+    What is done to transparent ones was said when the plan was made.
+    """
 
     def __init__(self, job: Job) -> None:
         """Lay nothing out yet."""
@@ -41,14 +44,14 @@ class Desk:
     def sr(self, index: int) -> Picture:
         """A sample, [H, W, 3]."""
         if index not in self._samples:
-            self._samples[index] = read_image(self.job.item.samples[index])
+            self._samples[index] = read_picture(self.job.item.samples[index])
         return self._samples[index]
 
     @cached_property
     def hr(self) -> Picture:
         """The reference, cut to the size of the samples."""
         height, width = self.job.size
-        return read_image(self.job.item.hr)[:height, :width]
+        return read_picture(self.job.item.hr)[:height, :width]
 
     @cached_property
     def reference(self) -> torch.Tensor:
@@ -62,11 +65,11 @@ class Desk:
         if self.job.item.lr is None:
             return imresize(self.hr, Fraction(1, scale)), f"LR made as imresize(HR, 1/{scale})"
         height, width = (side // scale for side in self.job.size)
-        return read_image(self.job.item.lr)[:height, :width], "LR as given"
+        return read_picture(self.job.item.lr)[:height, :width], "LR as given"
 
     def take_samples(self) -> Iterator[Picture]:
         """All samples, of which none is kept."""
-        return (read_image(path) for path in self.job.item.samples)
+        return (read_picture(path) for path in self.job.item.samples)
 
     def take_hr(self) -> Picture:
         """The reference, which is not kept."""

@@ -18,7 +18,8 @@ from srbench.fidelity.providers import Measurement
 from srbench.line_file import LineFile
 
 NAME = "measurements.jsonl"
-_HEAD = {"kind": "measurements", "schema_version": 1}
+_KIND = "measurements"
+_HEAD = {"kind": _KIND, "schema_version": 1}
 _REMEDY = "name another folder, or delete the file to measure anew"
 
 
@@ -54,7 +55,7 @@ class Journal:
         except OSError as error:
             raise UsageError(f"{path}: cannot write ({error.strerror})") from error
         busy = f"{path}: another srbench process is writing it"
-        with LineFile.open(path, busy=busy, remedy=_REMEDY) as file:
+        with LineFile.open(path, kind=_KIND, busy=busy, remedy=_REMEDY) as file:
             yield cls(file)
 
     def recall(self, key: str) -> Measurement | None:

@@ -8,15 +8,17 @@ from collections.abc import Iterator, Sequence
 
 from srbench.fidelity.candidates import ALPHA, Comparison, Verdict
 from srbench.fidelity.evaluate import PAIRING, Evaluation
+from srbench.outcome import one_line
 
 
 def console_lines(found: Evaluation, comparison: Comparison | None = None) -> Iterator[str]:
     """Pictures, their mean, and what exactly was computed, values to four decimals."""
     names = [*found.images[0].metrics, *found.folders.metrics]
-    width = max(len("mean"), *(len(scores.file) for scores in found.images))
+    rows = list(_rows(found))
+    width = max(len(label) for label, _ in rows)
     columns = [max(10, len(name)) for name in names]
     yield _aligned("", width, names, columns)
-    for label, values in _rows(found):
+    for label, values in rows:
         yield _aligned(label, width, [_shown(values.get(name)) for name in names], columns)
     for metric, provider in found.providers.items():
         yield f"{metric}: {provider}"
@@ -64,7 +66,7 @@ def markdown_text(found: Evaluation, comparison: Comparison | None = None) -> st
 
 def _rows(found: Evaluation) -> Iterator[tuple[str, dict[str, float | None]]]:
     for scores in found.images:
-        yield scores.file, scores.metrics
+        yield one_line(scores.file), scores.metrics
     yield "mean", found.summary
 
 
@@ -84,7 +86,10 @@ def _verdict_section(comparison: Comparison) -> Iterator[str]:
         f"Differences are candidate minus baseline, over pictures; bounds are one-sided at "
         f"{1 - ALPHA:.0%}, Student's t of paired differences."
     )
-    header = ["metric", "baseline", "difference", "lower bound", "upper bound", "margin", "verdict"]
+    header = [
+        *("metric", "baseline", "difference", "lower bound", "upper bound", "margin", "verdict"),
+        "worst picture",
+    ]
     rows = [
         [
             name,
@@ -92,6 +97,7 @@ def _verdict_section(comparison: Comparison) -> Iterator[str]:
             *(_signed(value) for value in (verdict.mean, verdict.lower, verdict.upper)),
             "-" if verdict.margin is None else f"{verdict.margin:g}",
             verdict.word or "not judged",
+            f"{one_line(verdict.worst or '')} {_signed(verdict.deltas.get(verdict.worst or ''))}",
         ]
         for name, verdict in comparison.metrics.items()
     ]
@@ -101,9 +107,13 @@ def _verdict_section(comparison: Comparison) -> Iterator[str]:
 def _judged(verdict: Verdict) -> str:
     if verdict.mean is None:
         return f"{verdict.metric}: {verdict.reason}"
-    text = f"{verdict.metric}: {_signed(verdict.mean)} over {len(verdict.deltas)} pictures"
+    worst = verdict.worst or ""
+    text = (
+        f"{verdict.metric}: {_signed(verdict.mean)} over {len(verdict.deltas)} pictures, "
+        f"worst {one_line(worst)} {_signed(verdict.deltas.get(worst))}"
+    )
     if verdict.lower is not None:
-        text += f", bounds {_signed(verdict.lower)} and {_signed(verdict.upper)}"
+        text += f"; bounds {_signed(verdict.lower)} and {_signed(verdict.upper)}"
     if verdict.margin is None:
         return f"{text}; not judged"
     return f"{text}, margin {verdict.margin:g}: {verdict.word}"

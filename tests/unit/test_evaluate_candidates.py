@@ -113,6 +113,33 @@ def test_metrics_without_a_margin_are_shown_and_not_judged() -> None:
     assert "ssim -0.8000 (at least -0.8000, margin 0.05, 6 pictures)" in judged.line()
 
 
+def test_pictures_are_paired_by_stem_not_by_position() -> None:
+    """`a.PNG` comes before `a.b.png` and `a.png` after it."""
+    ours, theirs = (
+        Evaluation([Scores(file, {"psnr": v}) for file, v in rows], Scores(""), {}, 1, 0, [])
+        for rows in ((("a.PNG", 30.0), ("a.b.png", 20.0)), (("a.b.png", 21.0), ("a.png", 32.0)))
+    )
+    verdict = judge_candidate(ours, theirs, {"psnr": 0.1}, "base").metrics["psnr"]
+    assert verdict.deltas == {"a.PNG": -2.0, "a.b.png": -1.0}
+    assert verdict.worst == "a.PNG"
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("count", [2, 5, 20])
+def test_one_candidate_in_twenty_is_misjudged(count: int) -> None:
+    """At a true loss of the margin 5 % pass, and of those without a loss at most 5 % fail."""
+    rng = np.random.default_rng(count)
+    base = evaluation(psnr=[0.0] * count)
+    words: dict[float, list[str]] = {0.1: [], 0.0: []}
+    for loss, found in words.items():
+        for _ in range(1000):
+            values = [float(value) for value in rng.normal(-loss, 0.3, count)]
+            found.append(judge_candidate(evaluation(psnr=values), base, {"psnr": 0.1}, "base").word)
+    chance = 3 * math.sqrt(ALPHA * (1 - ALPHA) / 1000)
+    assert words[0.1].count("pass") / 1000 == pytest.approx(ALPHA, abs=chance)
+    assert words[0.0].count("fail") / 1000 < ALPHA + chance
+
+
 def test_other_pictures_are_no_baseline() -> None:
     with pytest.raises(UsageError, match=r"--against base: 02 judged in only one"):
         judge_candidate(evaluation(psnr=[1.0] * 3), evaluation(psnr=[1.0] * 2), {}, "base")

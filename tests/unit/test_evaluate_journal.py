@@ -81,8 +81,11 @@ def test_journals_that_cannot_be_used_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot write"), Journal.open(tmp_path / "file"):
         pass
     for content, said in (
-        (b'{"kind": "srbench-run"}\n', "no journal of this srbench's evaluate"),
+        (b'{"kind": "measurements", "schema_version": 2}\n', "no journal of this srbench's"),
+        (b'{"kind": "srbench-run"}\n', "line 1 is damaged"),
         (b'metric,value\n{"kind": 1}\n', "line 1 is damaged"),
+        (b"a note of mine, without an end of line", "line 1 is damaged"),
+        (b'{"note": "without an end of line"}', "line 1 is damaged"),
         (b'{"kind": "measurements", "schema_version": 1}\n{"key": 1}\n', "line 2 is damaged"),
     ):
         (tmp_path / NAME).write_bytes(content)

@@ -92,7 +92,7 @@ def test_ssim_is_that_of_7x7_windows_and_sample_covariance(photos: dict[str, Pic
     noisy = altered(photo, 0)
     found = skimage_ssim(noisy, photo)
     assert found.value == pytest.approx(structural_similarity(noisy, photo), abs=1e-9)
-    assert found.value < 0.95
+    assert (found.value or 1) < 0.95
     assert "scikit-image" in found.provider
     assert "7x7 uniform" in found.provider
     tiny = skimage_ssim(noisy[:6], photo[:6])

@@ -50,7 +50,11 @@ def worst_block(reference: Picture, candidate: Picture) -> WorstBlock:
 
 
 def luma(picture: Picture) -> NDArray[np.float64]:
-    return (picture @ np.array([65.481, 128.553, 24.966])) / 255 + 16
+    return np.asarray((picture @ np.array([65.481, 128.553, 24.966])) / 255 + 16)
+
+
+def in_floats(picture: Picture) -> NDArray[np.float32]:
+    return picture.astype(np.float32) / np.float32(255)
 
 
 def judge(reference: Output | Picture, candidate: Output | Picture) -> FidelityRecord:
@@ -154,7 +158,7 @@ def test_blocks_reach_every_edge_and_small_pictures(photo: Picture) -> None:
 
 def test_a_record_of_two_pictures(photo: Picture, noisy: Picture) -> None:
     eps = np.random.default_rng(1).standard_normal((1, 4, 8, 8)).astype(np.float32)
-    floats = photo / np.float32(255)
+    floats = in_floats(photo)
     record = judge(
         Output(photo, floats, eps),
         Output(noisy, floats + np.float32(0.001), eps * np.float32(1.01)),
@@ -189,7 +193,7 @@ def decoded(record: FidelityRecord) -> dict[str, Picture]:
 
 
 def test_crops_show_the_same_place(photo: Picture) -> None:
-    large = np.tile(photo, (2, 2, 1))
+    large = np.tile(photo, (2, 1, 1))
     broken = large.copy()
     broken[400:464, 0:64] = 0
     images = decoded(judge(large, broken))
@@ -242,7 +246,7 @@ def test_flat_blocks_are_those_that_only_the_candidate_has(photo: Picture) -> No
     lost[128:192, 128:256] = 127
     assert flat_blocks(sky, lost) == 3
     assert flat_blocks(lost, sky) == 0
-    assert judge(sky, lost).metrics["flat_blocks"] == 3
+    assert judge(sky[96:, 96:], lost[96:, 96:]).metrics["flat_blocks"] == 3
     ramp = np.repeat(np.arange(64, dtype=np.uint8)[:, None, None], 64, axis=1).repeat(3, axis=2)
     assert flat_blocks(ramp, np.full_like(ramp, 9)) == 1
     assert flat_blocks(ramp.transpose(1, 0, 2), ramp) == 0
@@ -261,7 +265,8 @@ def test_the_worst_of_several_repeats_is_kept(photo: Picture) -> None:
 
 
 def test_floats_of_equal_pictures_are_capped_at_160_db(photo: Picture) -> None:
-    floats = photo / np.float32(255)
+    photo = photo[:96, :96]
+    floats = in_floats(photo)
     record = judge(Output(photo, floats), Output(photo, floats))
     assert record.metrics["psnr_float"] == pytest.approx(160)
     assert record.metrics["max_abs_diff"] == 0
@@ -273,7 +278,8 @@ def test_floats_of_equal_pictures_are_capped_at_160_db(photo: Picture) -> None:
 def test_nan_and_infinity_are_no_comparison(photo: Picture, where: str, value: float) -> None:
     bad = np.zeros((4, 4, 3), np.float32)
     bad[1, 2, 0] = value
-    record = judge(photo, replace(Output(photo), **{where: bad}))
+    broken: dict[str, Any] = {where: bad}
+    record = judge(photo, replace(Output(photo), **broken))
     assert record.outcome == "invalid"
     assert "ours computed NaN" in (record.reason or "")
     assert record.metrics == {}
@@ -287,7 +293,7 @@ def test_flat_and_differently_sized_pictures_are_no_comparison(photo: Picture) -
 
 
 def test_eps_of_another_size_is_not_measured(photo: Picture) -> None:
-    ones = np.ones(9, np.float32)
+    photo, ones = photo[:96, :96], np.ones(9, np.float32)
     record = judge(Output(photo, eps=ones[:8]), Output(photo, eps=ones))
     assert "8 values" in record.not_measured["eps_relative_l2"]
 
@@ -308,8 +314,8 @@ def test_evaluate_pairs_by_stem_and_averages(
     write_image(tmp_path / "hr/b.png", photo)
     found = judged(tmp_path, "psnr", "ssim")
     assert [scores.file for scores in found.images] == ["a.png", "b.png"]
-    first, second = (scores.metrics["psnr"] for scores in found.images)
-    assert first is not None
+    first, second = (scores.metrics["psnr"] or 0.0 for scores in found.images)
+    assert 0 < first < 50
     assert second == pytest.approx(80, abs=1e-3)
     assert found.mean["psnr"] == pytest.approx((first + second) / 2)
     document = found.to_json()
