@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from difflib import get_close_matches
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from pipelines.contract import PipelineError
 
@@ -83,13 +82,13 @@ class Order:
     jpeg_quality_range: Range
 
     def __post_init__(self) -> None:
-        _check_probabilities(self)
-        _check_ranges(self)
         if len(self.family_probabilities) != len(FAMILY_NAMES):
             raise PipelineError(
                 f"family_probabilities {self.family_probabilities}: expected {len(FAMILY_NAMES)} "
                 f"numbers, of {', '.join(FAMILY_NAMES)}"
             )
+        _check_probabilities(self)
+        _check_ranges(self)
         for name in ("sigma_range_px", "resize_range", "betag_range", "betap_range"):
             if getattr(self, name)[0] <= 0:
                 raise PipelineError(f"{name} {getattr(self, name)}: must be positive")
@@ -171,65 +170,3 @@ class Settings:
     def kernel_side(self) -> int:
         """Side that every kernel is padded to."""
         return self.kernel_size_range[1]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; `from_table` reads them back."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_table(cls, table: dict[str, Any], place: str = "degradation") -> Settings:
-        """Settings with the values of a TOML table; what it does not name is as published.
-
-        Args:
-            table: Names of the attributes above; `first` and `second` are tables of `Order`'s.
-            place: Where it comes from, for messages.
-
-        Raises:
-            PipelineError: A key is unknown, or a value is of a wrong type or out of range.
-        """
-        return _overridden(cls(), table, place)
-
-
-_Table = TypeVar("_Table", Order, Settings)
-
-
-def _overridden(defaults: _Table, table: dict[str, Any], place: str) -> _Table:
-    known = {f.name: getattr(defaults, f.name) for f in fields(defaults)}
-    changes: dict[str, Any] = {}
-    for name, value in table.items():
-        where = f"{place}.{name}"
-        if name not in known:
-            raise PipelineError(f"{where}: unknown setting.{_did_you_mean(name, list(known))}")
-        if is_dataclass(known[name]):
-            if not isinstance(value, dict):
-                raise PipelineError(f"{where} {value!r}: expected a table")
-            changes[name] = _overridden(known[name], value, where)
-        else:
-            changes[name] = _converted(known[name], value, where)
-    try:
-        return replace(defaults, **changes)
-    except PipelineError as error:
-        raise PipelineError(f"{place}.{error}") from error
-
-
-def _converted(default: Any, value: Any, where: str) -> Any:
-    """`value` as the type of `default`: an int, a float, or a tuple as long of either."""
-    if isinstance(default, tuple):
-        if not isinstance(value, list | tuple) or len(value) != len(default):
-            raise PipelineError(f"{where} {value!r}: expected {len(default)} numbers")
-        return tuple(_converted(default[0], part, where) for part in value)
-    whole = isinstance(default, int)
-    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-        raise PipelineError(f"{where} {value!r}: expected a {'whole ' if whole else ''}number")
-    return type(default)(value)
-
-
-def _did_you_mean(name: str, known: list[str]) -> str:
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" Did you mean '{close[0]}'?" if close else f" Known: {', '.join(known)}."
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    return list(value) if isinstance(value, tuple) else value

@@ -5,6 +5,7 @@ So nothing random has to be stored to continue a run exactly.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -74,10 +75,16 @@ def numbered_loader(
             num_workers=workers,
             pin_memory=pinned,
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_interrupts,
             # The loader's own draw; the global generator stays as it is.
             generator=torch.Generator(),
         )
     )
+
+
+def _leave_interrupts(worker: int) -> None:
+    """Ctrl-C goes to all processes of a terminal; the training needs its workers until it stops."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def reseed(generator: torch.Generator, seed: int, *numbers: int) -> torch.Generator:

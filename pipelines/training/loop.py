@@ -20,6 +20,8 @@ from pipelines.training.interruption import Interruption
 from pipelines.training.records import Board, Progress, Table
 from pipelines.training.states import State, load_state, run_folder, save_state
 
+_NAMED = 6
+"""Differing settings that are named before they are only counted."""
 VALIDATION_COLUMNS = ("step", "what", "value")
 
 
@@ -260,8 +262,10 @@ def _find_state(plan: Plan, note: Note) -> State | None:
         )
     changes = differences(state.identity, plan.identity)
     if changes:
+        more = f"; and {len(changes) - _NAMED} more" if len(changes) > _NAMED else ""
         raise PipelineError(
-            f"{plan.out}: begun with {'; '.join(changes)}; give the same, or choose another --out"
+            f"{plan.out}: begun with {'; '.join(changes[:_NAMED])}{more}; give the same, or choose "
+            "another --out"
         )
     if state.step > plan.steps:
         raise PipelineError(

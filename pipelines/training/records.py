@@ -51,10 +51,10 @@ class Table:
         """Whole rows that are there; a torn last one is none."""
         if not self._path.is_file():
             return []
-        text = self._path.read_text()
+        text = self._path.read_text(errors="replace")  # what a crash left may be anything
         lines = text[: text.rfind("\n") + 1].splitlines()
         rows = [row for row in csv.reader(lines[1:]) if len(row) == len(self._columns)]
-        return [row for row in rows if row[0].isdigit()]
+        return [row for row in rows if row[0].isdecimal()]
 
     def _unwritable(self, error: OSError) -> PipelineError:
         return PipelineError(f"{self._path}: cannot write ({error.strerror or error})")

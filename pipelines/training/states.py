@@ -83,8 +83,19 @@ def save_state(folder: Path, state: State) -> None:
             old.unlink()
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        reason = str(error).split("\n", 1)[0]
-        raise PipelineError(f"{path}: the state cannot be written ({reason})") from error
+        raise PipelineError(
+            f"{path}: the state cannot be written ({why_unwritten(error)}); those before are left"
+        ) from error
+
+
+def why_unwritten(error: BaseException) -> str:
+    """What the system says of a failed write; torch's own error hides it in its context."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__context__
+    return str(error).split("\n", 1)[0]
 
 
 def load_state(folder: Path, note: Note) -> State | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import subprocess
 import sys
@@ -39,6 +38,7 @@ from pipelines.degradations.kernels import (
 from pipelines.degradations.levels import MAX_BLUR_SIGMA_PX, gaussian_kernels
 from pipelines.degradations.noise import add_noise, gaussian_noise, poisson_noise
 from pipelines.degradations.plans import Filter, Noise, NoiseKind, OrderPlan, Resize
+from pipelines.tables import overridden
 
 PUBLISHED = Settings()
 PLANS = 6000
@@ -78,39 +78,46 @@ def test_published_settings() -> None:
     assert (first.blur_probability, second.blur_probability) == (1, 0.5)
 
 
-def test_a_table_changes_what_it_names_alone_and_comes_back() -> None:
+def test_a_table_changes_what_it_names_alone() -> None:
     table = {"scale": 2, "first": {"gray_probability": 1, "sigma_range_px": [0.5, 3]}}
-    settings = Settings.from_table(table)
+    settings = overridden(PUBLISHED, table, "degradation")
     changed = replace(PUBLISHED.first, gray_probability=1.0, sigma_range_px=(0.5, 3.0))
     assert settings == replace(PUBLISHED, scale=2, first=changed)
-    assert Settings.from_table(json.loads(json.dumps(settings.to_json()))) == settings
+    assert overridden(PUBLISHED, {}) == PUBLISHED
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"scal": 4}, r"degradation\.scal: unknown setting\. Did you mean 'scale'\?"),
-        ({"first": {"sigma_px": [1, 2]}}, r"degradation\.first\.sigma_px: .*'sigma_range_px'"),
-        ({"first": 3}, r"degradation\.first 3: expected a table"),
-        ({"scale": 2.5}, r"degradation\.scale 2\.5: expected a whole number"),
+        ({"scal": 4}, r"degradation\.scal: unknown; did you mean scale\?"),
+        (
+            {"first": {"sigma_px": [1, 2]}},
+            r"degradation\.first\.sigma_px: .*did you mean sigma_range_px",
+        ),
+        ({"first": 3}, r"degradation\.first: expected a table, found 3"),
+        ({"scale": 2.5}, r"degradation\.scale: expected a whole number, found 2\.5"),
         ({"scale": True}, "expected a whole number"),
-        ({"scale": 0}, r"degradation\.scale 0: must be positive"),
+        ({"scale": 0}, r"\[degradation\] scale 0: must be positive"),
         ({"final_sinc_probability": 1.5}, "probabilities are 0 to 1"),
         ({"final_sinc_probability": "0.8"}, "expected a number"),
         ({"kernel_size_range": [7, 20]}, "odd sides"),
         ({"sinc_cutoff_range_rad": [1, 4]}, "at most pi"),
-        ({"first": {"resize_range": [0.5]}}, "expected 2 numbers"),
+        ({"first": {"resize_range": [0.5]}}, "expected 2 values"),
         ({"first": {"resize_range": [1.5, 0.3]}}, "the lower end, then the higher"),
         ({"first": {"resize_range": [0.3, 0.9]}}, "must contain 1"),
-        ({"first": {"sigma_range_px": [0, 1]}}, r"degradation\.first\.sigma_range_px .*positive"),
+        (
+            {"first": {"sigma_range_px": [0, 1]}},
+            r"\[degradation\.first\] sigma_range_px .*positive",
+        ),
         ({"second": {"resize_probabilities": [0.5, 0.4, 0.3]}}, "add up to 1"),
+        ({"second": {"family_probabilities": []}}, "expected 6 numbers, of iso, "),
         ({"second": {"poisson_scale_range": [-1, 1]}}, "must not be negative"),
         ({"second": {"jpeg_quality_range": [0, 101]}}, "qualities are 1 to 100"),
     ],
 )
 def test_wrong_settings_are_named(table: dict[str, Any], message: str) -> None:
     with pytest.raises(PipelineError, match=message) as caught:
-        Settings.from_table(table)
+        overridden(PUBLISHED, table, "degradation")
     assert "\n" not in str(caught.value)
 
 

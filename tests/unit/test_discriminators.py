@@ -25,6 +25,7 @@ from pipelines.s3diff.train.discriminators import (
 )
 from pipelines.s3diff.train.discriminators.dino import read_backbone
 from pipelines.s3diff.train.losses import FAKE_TARGET, REAL_TARGET, multilevel_bce
+from pipelines.tables import overridden
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -413,30 +414,31 @@ def test_heads_compute_in_float32_under_autocast(make: type[Discriminator]) -> N
 
 
 def test_tables_become_settings() -> None:
-    assert DiscriminatorSettings.from_table({}) == DiscriminatorSettings(Kind.PATCH)
-    dino = DiscriminatorSettings.from_table({"kind": "dino", "weights": "a/b.pth", "width": 64})
+    defaults = DiscriminatorSettings()
+    assert defaults.kind is Kind.PATCH
+    dino = overridden(defaults, {"kind": "dino", "weights": "a/b.pth", "width": 64})
     assert dino == DiscriminatorSettings(Kind.DINO, 64, Path("a/b.pth"))
     assert DiscriminatorSettings(Kind.DINO, weights=Path("b.pth")).trained_width == 128
-    none = DiscriminatorSettings.from_table({"kind": "none"})
+    none = overridden(defaults, {"kind": "none"})
     assert open_discriminator(none, "cpu") is None
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"kinds": "patch"}, "kinds: unknown; did you mean 'kind'"),
-        ({"kind": "vgg"}, "kind 'vgg': expected dino, patch, none"),
-        ({"width": True}, "width True: expected a whole number"),
+        ({"kinds": "patch"}, r"kinds: unknown; did you mean kind\?"),
+        ({"kind": "vgg"}, "kind: expected one of dino, patch, none, found 'vgg'"),
+        ({"width": True}, "width: expected a whole number, found True"),
         ({"width": 0}, "width 0: expected 1 to 1024"),
         ({"kind": "none", "width": 8}, "width: there is none"),
         ({"kind": "dino"}, "weights: missing"),
         ({"kind": "patch", "weights": "a.pth"}, "weights: only dino has any"),
-        ({"kind": "dino", "weights": 3}, "weights 3: expected the path of a file"),
+        ({"kind": "dino", "weights": 3}, "weights: expected the path of a file, found 3"),
     ],
 )
 def test_bad_tables_are_one_line(table: dict[str, object], message: str) -> None:
     with pytest.raises(PipelineError, match=message) as caught:
-        DiscriminatorSettings.from_table(table)
+        overridden(DiscriminatorSettings(), table)
     assert "\n" not in str(caught.value)
 
 

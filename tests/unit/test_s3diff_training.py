@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import math
 import os
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,44 +26,54 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from skimage import data as photographs
 from torch import nn
 from torch.func import functional_call
+from torch.utils.data import Dataset
 
 from pipelines.contract import PipelineError, Precision, WeightsSource, posterior_noise
 from pipelines.degradations import degrade
 from pipelines.pictures import write_png
 from pipelines.s3diff.architecture import Architecture
 from pipelines.s3diff.baseline import S3DiffBaseline
-from pipelines.s3diff.calibrate import calibrate, photograph
 from pipelines.s3diff.checkpoint_files import read_pickle
 from pipelines.s3diff.degradation import DegradationEstimator
 from pipelines.s3diff.expected import expected_tensors
 from pipelines.s3diff.lora import unet_block, vae_block
 from pipelines.s3diff.meta import meta_checkpoint
 from pipelines.s3diff.options import BaselineOptions, ColorFix
-from pipelines.s3diff.recipe import Ends, Recipe, small_architecture
+from pipelines.s3diff.recipe import small_architecture
 from pipelines.s3diff.steps import pixels_to_tensor
-from pipelines.s3diff.synthesize import synthesize
 from pipelines.s3diff.train.__main__ import main
-from pipelines.s3diff.train.checkpoint import write_pickle
+from pipelines.s3diff.train.checkpoint import Base, Keeper, write_pickle
 from pipelines.s3diff.train.discriminators import Discriminator
 from pipelines.s3diff.train.fresh import fresh_adapters, open_start
 from pipelines.s3diff.train.model import TrainableS3Diff
+from pipelines.s3diff.train.optimization import Optimization
 from pipelines.s3diff.train.photos import Photo, PhotoDataset, Sample
 from pipelines.s3diff.train.run import Places, open_accelerator, open_model, train
 from pipelines.s3diff.train.samples import draw_roles, make_part
-from pipelines.s3diff.train.settings import Settings, read_settings
+from pipelines.s3diff.train.settings import AdamSettings, Settings, read_settings
 from pipelines.s3diff.train.task import S3DiffTask
 from pipelines.s3diff.weights import Checkpoint, LoraPair, check_folder, read_checkpoint
-from pipelines.training.batches import reseed
+from pipelines.training.batches import Share, numbered_loader, reseed
 from pipelines.training.loop import Outcome
-from pipelines.training.states import load_state
+from pipelines.training.states import State, load_state, save_state
+from tests.tiny_s3diff import few_adapters, tiny_architecture, write_sane_weights
 
 KEYS = Path(__file__).parent / "data" / "s3diff_keys.json"
 SMALL = (
     "data.crop=64",
     "data.min_area_px=0",
+    "data.min_bytes=0",
     "lora.rank_unet=4",
+    "lora.rank_vae=4",
     "loss.lpips=0",
+    "discriminator.kind=patch",
+    "discriminator.width=8",
+    "optimizer.generator.lr=2e-4",
+    "run.precision=fp32",
     "run.batch=2",
+    "run.accumulate=1",
+    "run.save_every=100",
+    "run.checkpoint_every=0",
     "run.log_every=1",
     "run.look_every=0",
     "run.seed=3",
@@ -71,7 +83,8 @@ Tree = dict[str, dict[str, torch.Tensor]]
 
 
 def small(*changes: str, steps: int = 4) -> Settings:
-    return read_settings("mini", [*SMALL, *changes], steps)
+    """The published recipe, but for what must be small here."""
+    return read_settings("published", [*SMALL, *changes], steps)
 
 
 @pytest.fixture(autouse=True)
@@ -86,41 +99,15 @@ def fresh_accelerate() -> Iterator[None]:
     PartialState._reset_state()
 
 
-def tiny_architecture() -> Architecture:
-    """The published topology, one layer a block, attention where it is widest."""
-    base = small_architecture()
-    unet = {
-        "block_out_channels": [32] * 4,
-        "attention_head_dim": [1] * 4,
-        "layers_per_block": 1,
-        "norm_num_groups": 8,
-        "down_block_types": ["CrossAttnDownBlock2D", *["DownBlock2D"] * 3],
-        "up_block_types": [*["UpBlock2D"] * 3, "CrossAttnUpBlock2D"],
-    }
-    vae = {"block_out_channels": [8] * 4, "layers_per_block": 1, "norm_num_groups": 4}
-    return replace(
-        base,
-        unet=base.unet | unet,
-        vae=base.vae | vae,
-        rank_unet=4,
-        degradation_width=8,
-        degradation_wide=8,
-        degradation_hidden=8,
-        fourier_features=8,
-        degradation_features=16,
-        block_embedding=8,
-        block_features=8,
-    )
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sane_weights(tmp_path_factory.mktemp("weights") / "tiny", tiny_architecture())
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of tiny seeded weights whose activations are sane."""
-    root, architecture = tmp_path_factory.mktemp("weights"), tiny_architecture()
-    synthesize(root / "neutral", Recipe("small", 0, architecture, Ends.neutral()))
-    ends = calibrate(root / "neutral", photograph(16))
-    synthesize(root / "tiny", Recipe("small", 0, architecture, ends))
-    return root / "tiny"
+def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For runs of many steps."""
+    return write_sane_weights(tmp_path_factory.mktemp("weights") / "light", few_adapters())
 
 
 @pytest.fixture(scope="module")
@@ -591,9 +578,9 @@ def test_roles_decide_input_and_target() -> None:
 # --- runs ----------------------------------------------------------------------------------------
 
 
-def test_loss_falls_in_200_steps(weights: Path, photos: Path, tmp_path: Path) -> None:
+def test_loss_falls_in_200_steps(light: Path, photos: Path, tmp_path: Path) -> None:
     changes = ("run.batch=1", "run.log_every=50", "loss.gan=0", "optimizer.generator.lr=2e-3")
-    go(small(*changes, steps=200), places(weights, photos, tmp_path))
+    go(small(*changes, steps=200), places(light, photos, tmp_path))
     losses = losses_of(tmp_path)
     assert len(losses) == 200
     first, last = np.mean(losses[:40]), np.mean(losses[-40:])
@@ -601,22 +588,22 @@ def test_loss_falls_in_200_steps(weights: Path, photos: Path, tmp_path: Path) ->
 
 
 def test_a_run_stopped_by_a_signal_continues_bit_equal(
-    weights: Path, photos: Path, tmp_path: Path
+    light: Path, photos: Path, tmp_path: Path
 ) -> None:
-    settings = small("run.checkpoint_every=2", "run.look_every=4", "run.save_every=100")
-    where = places(weights, photos, tmp_path / "whole", validation=photos)
+    settings = small("run.batch=1", "run.checkpoint_every=2", "run.look_every=3", steps=3)
+    where = places(light, photos, tmp_path / "whole", validation=photos)
     _, said = go(settings, where)
-    assert any(line.startswith("step 4  validation: l2") for line in said)
+    assert any(line.startswith("step 3  validation: l2") for line in said)
     broken = replace(where, out=tmp_path / "broken", validation=None)
 
     def stop(line: str) -> None:
-        if line.startswith("step 2/"):
+        if line.startswith("step 1/"):
             os.kill(os.getpid(), signal.SIGTERM)
 
     stopped = train(settings, broken, stop)
     assert stopped.signal == signal.SIGTERM
     outcome, said = go(settings, broken)
-    assert outcome == Outcome(4, 0)
+    assert outcome == Outcome(3, 0)
     assert any(f"continued at step {stopped.step}" in line for line in said)
     files = [folder / "loss.csv" for folder in (where.out, broken.out)]
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -625,7 +612,7 @@ def test_a_run_stopped_by_a_signal_continues_bit_equal(
     assert continued is not None
     assert_same(whole.content, continued.content)
     assert {"model", "optimizer", "discriminator", "discriminator_optimizer"} == set(whole.content)
-    names = ["s3diff-00000002.pkl", "s3diff-00000004.pkl"]
+    names = ["s3diff-00000002.pkl", "s3diff-00000003.pkl"]
     assert [p.name for p in sorted((where.out / "checkpoints").iterdir())] == names
     assert check_folder(where.out / "weights") == []
     assert len(list((where.out / "samples").glob("*.png"))) == 1
@@ -643,9 +630,9 @@ def assert_same(a: Any, b: Any) -> None:
 
 
 def test_another_run_in_the_folder_is_refused_by_key(
-    weights: Path, photos: Path, tmp_path: Path
+    light: Path, photos: Path, tmp_path: Path
 ) -> None:
-    where = places(weights, photos, tmp_path / "out")
+    where = places(light, photos, tmp_path / "out")
     go(small("loss.gan=0", steps=1), where)
     changed = small("loss.gan=0", "optimizer.generator.lr=0.5", "samples.negative=0.1", steps=2)
     with pytest.raises(PipelineError) as refused:
@@ -653,6 +640,25 @@ def test_another_run_in_the_folder_is_refused_by_key(
     assert "samples.negative 0.05, now 0.1; optimizer.generator.lr 0.0002, now 0.5" in str(
         refused.value
     )
+    with pytest.raises(PipelineError, match=r"; and \d+ more; give the same"):
+        go(
+            read_settings(
+                "published",
+                [
+                    *SMALL[1:],
+                    "discriminator.width=9",
+                    "data.crop=128",
+                    "loss.mse=1",
+                    "loss.gan=0",
+                    "run.batch=1",
+                    "samples.keep_hr=0",
+                    "degradation.jpeg_last_probability=0",
+                    "optimizer.generator.beta1=0.5",
+                ],
+                2,
+            ),
+            where,
+        )
     with pytest.raises(PipelineError, match="holds a run of 1 steps"):
         go(small("loss.gan=0", steps=2), replace(where, resume=False))
     write_png(tmp_path / "c.png", np.zeros((64, 64, 3), np.uint8))
@@ -660,15 +666,13 @@ def test_another_run_in_the_folder_is_refused_by_key(
         go(small("loss.gan=0", steps=2), replace(where, data=(photos, tmp_path)))
 
 
-def test_a_loss_that_is_no_number_stops_the_run(
-    weights: Path, photos: Path, tmp_path: Path
-) -> None:
+def test_a_loss_that_is_no_number_stops_the_run(light: Path, photos: Path, tmp_path: Path) -> None:
     settings = small(
         *("loss.gan=0", "optimizer.generator.lr=1e30", "run.save_every=1"),
         "run.checkpoint_every=1",
     )
     with pytest.raises(PipelineError) as stopped:
-        go(settings, places(weights, photos, tmp_path))
+        go(settings, places(light, photos, tmp_path))
     message = str(stopped.value)
     assert "no number" in message
     assert ".png seed" in message
@@ -689,12 +693,98 @@ def test_a_full_disk_leaves_the_old_checkpoint(weights: Path, tmp_path: Path) ->
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
     try:
-        with pytest.raises(PipelineError, match=r"s3diff\.pkl: the checkpoint cannot be written"):
+        with pytest.raises(PipelineError, match=r"s3diff\.pkl: the checkpoint .*File too large"):
             write_pickle(path, model)
+        with pytest.raises(PipelineError, match=r"state-00000003\.pt: .*File too large"):
+            save_state(tmp_path, State(3, {}, {"model": model.state_dict()}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+    assert list(tmp_path.iterdir()) == [path.parent]
+
+
+def test_a_finished_run_has_its_checkpoint(light: Path, photos: Path, tmp_path: Path) -> None:
+    """Stopped by hand, then asked for as many steps as are done."""
+    where = places(light, photos, tmp_path / "out")
+    pickle = tmp_path / "out" / "weights" / "s3diff.pkl"
+
+    def stop(line: str) -> None:
+        if line.startswith("step 1/"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped = train(small("loss.gan=0", "run.batch=1"), where, stop)
+    assert (stopped.signal, pickle.exists()) == (signal.SIGTERM, False)
+    outcome, _ = go(small("loss.gan=0", "run.batch=1", steps=stopped.step), where)
+    assert outcome == Outcome(stopped.step, 0)
+    state = load_state(tmp_path / "out", print)
+    assert state is not None
+    written = read_pickle(pickle)["state_dict_unet"]
+    assert all(
+        torch.equal(t, written[n]) for n, t in state.content["model"]["state_dict_unet"].items()
+    )
+
+
+def test_weights_of_another_origin_are_not_replaced(
+    light: Path, photos: Path, tmp_path: Path
+) -> None:
+    start = tmp_path / "weights"
+    shutil.copytree(light, start)
+    before = (start / "s3diff.pkl").read_bytes()
+    with pytest.raises(PipelineError, match="which --weights names; choose another --out"):
+        go(small("loss.gan=0"), places(start, photos, tmp_path))
+    with pytest.raises(PipelineError, match="no checkpoint of a training there"):
+        go(small("loss.gan=0"), places(light, photos, tmp_path))
+    assert (start / "s3diff.pkl").read_bytes() == before
+    assert list(tmp_path.iterdir()) == [start]
+
+
+def test_base_networks_are_copied_over_links_to_what_is_gone(weights: Path, tmp_path: Path) -> None:
+    settings = small()
+    model = open_model(open_start(weights, settings.lora, 0), settings)
+    beside = tmp_path / "weights"
+    beside.mkdir()
+    for name in ("sd-turbo", "de_net.pth"):
+        (beside / name).symlink_to(tmp_path / "gone" / name)
+    Keeper(tmp_path, weights, 0, 1, Base.COPY).after(1, model)
+    assert check_folder(beside) == []
+    assert not any((beside / name).is_symlink() for name in ("sd-turbo", "de_net.pth"))
+
+
+@pytest.mark.parametrize("kept_as", [torch.channels_last, torch.contiguous_format])
+def test_moments_follow_the_layout_of_the_parameters(kept_as: torch.memory_format) -> None:
+    """A run goes on on the CPU after CUDA, where parameters are channels-last, and back."""
+    accelerator = open_accelerator(small().run.precision)
+    generator = torch.Generator().manual_seed(0)
+    weight, *gradients = torch.randn(3, 6, 4, 3, 3, generator=generator)
+    layouts = [kept_as, torch.channels_last, torch.contiguous_format]
+    first, *others = (nn.Parameter(weight.clone(memory_format=layout)) for layout in layouts)
+    adam = Optimization([first], AdamSettings(lr=0.1), accelerator)
+    first.grad = gradients[0].clone(memory_format=kept_as)
+    adam.step()
+    kept = adam.state_dict()
+    for layout, parameter in zip(layouts[1:], others, strict=True):
+        parameter.data.copy_(first.data)
+        parameter.grad = gradients[1].clone(memory_format=layout)
+        again = Optimization([parameter], AdamSettings(lr=0.1), accelerator)
+        again.load_state_dict(copy.deepcopy(kept))
+        again.step()
+    torch.testing.assert_close(*others)  # norms are summed in the order of memory
+
+
+class WorkerIds(Dataset[int]):
+    def __getitem__(self, number: int) -> int:
+        return os.getpid()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_workers_outlive_an_interrupt() -> None:
+    """Ctrl-C reaches them too, while the training still ends its update."""
+    ids = numbered_loader(WorkerIds(), Share(0, 1, 1, 1), range(8), workers=1, pinned=False)
+    worker = int(next(ids))
+    assert worker != os.getpid()
+    os.kill(worker, signal.SIGINT)
+    assert [int(one) for one in ids] == [worker] * 7
 
 
 @pytest.mark.parametrize("change", ["run.precision='bf16'", "run.gradient_checkpointing=true"])
@@ -748,12 +838,15 @@ def test_the_published_recipe_is_the_published_one() -> None:
         ("run.batch=2.5", "run.batch: expected a whole number, found 2.5"),
         ("run.gradient_checkpointing=1", "run.gradient_checkpointing: expected true or false"),
         ("run.precision=fp8", "run.precision: expected one of fp32, tf32, fp16, bf16"),
+        (f"run.seed={2**63}", "[run] seed 9223372036854775808: must be less than 2^63"),
+        ("data.limits=[1, 0.5]", "data.limits: expected a whole number, found 0.5"),
+        ("degradation.scale=2.5", "degradation.scale: expected a whole number"),
         ("run.accumulate=0", "[run] accumulate 0: must be positive"),
         ("data.crop=100", "[data] crop 100: must be a multiple of 64"),
         ("data.limits=[-1]", "[data] limits [-1]: must not be negative"),
         ("degradation.scale=3", "data.crop 64: must be a multiple of degradation.scale 3"),
         ("degradation.first.blur=1", "degradation.first.blur: unknown"),
-        ("discriminator.kind=gan", "[discriminator] kind 'gan'"),
+        ("discriminator.kind=gan", "discriminator.kind: expected one of dino, patch, none, found"),
         ("lora.alpha=16", "[lora] alpha 16.0: the format of S3Diff stores none"),
         ("samples.negative=2", "[samples] negative 2.0: must be a probability"),
         ("optimizer.generator.lr=0", "[optimizer.generator] lr 0.0: must be positive"),

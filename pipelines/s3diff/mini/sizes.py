@@ -1,4 +1,4 @@
-"""The small model's architecture: every structural part of the published one, 1/180 of its weights.
+"""The small model's architecture: every structural part of the published one, 1/240 of its weights.
 
 A network that learns needs groups of several channels: with one channel a group, normalisation
 would forget how bright and how strong everything is. So groups are as wide as in SD-Turbo's VAE.

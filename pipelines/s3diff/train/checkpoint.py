@@ -15,6 +15,7 @@ from pipelines.contract import PipelineError
 from pipelines.pictures import umask
 from pipelines.s3diff.published_pickle import published_pickle
 from pipelines.s3diff.train.model import TrainableS3Diff
+from pipelines.training.states import why_unwritten
 
 
 class Base(StrEnum):
@@ -46,7 +47,7 @@ class Keeper:
     @property
     def newest(self) -> Path:
         """Where the newest checkpoint is, once there is one."""
-        return self._out / "weights" / "s3diff.pkl"
+        return newest(self._out)
 
     def after(self, step: int, model: TrainableS3Diff) -> None:
         """Write a checkpoint after so many updates, where it is time.
@@ -59,10 +60,13 @@ class Keeper:
         due = step == self._steps or (self._every and step % self._every == 0)
         if not due or not all_finite(model):
             return
-        write_pickle(self.newest, model)
-        numbered = self._out / "checkpoints" / f"s3diff-{step:08d}.pkl"
+        numbered = _numbered(self._out) / f"s3diff-{step:08d}.pkl"
         try:
-            numbered.parent.mkdir(exist_ok=True)
+            numbered.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(numbered, error) from error
+        write_pickle(self.newest, model)
+        try:
             numbered.unlink(missing_ok=True)
             _same_file(self.newest, numbered)
             for name in ("sd-turbo", "de_net.pth"):
@@ -74,17 +78,50 @@ class Keeper:
         source, target = (self._start / name).resolve(), self._out / "weights" / name
         if target.exists():
             return
+        target.unlink(missing_ok=True)  # a link to what is gone
         if self._base is Base.LINK:
-            target.unlink(missing_ok=True)  # a link to what is gone
             target.symlink_to(source)
             return
         temporary = target.with_name(f".{name}.part")
-        if source.is_dir():
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            if source.is_dir():
+                shutil.copytree(source, temporary, copy_function=shutil.copyfile)
+            else:
+                shutil.copyfile(source, temporary)
+            temporary.replace(target)
+        except OSError:
             shutil.rmtree(temporary, ignore_errors=True)
-            shutil.copytree(source, temporary)
-        else:
-            shutil.copyfile(source, temporary)
-        temporary.replace(target)
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def newest(out: Path) -> Path:
+    """Where a run leaves its newest checkpoint."""
+    return out / "weights" / "s3diff.pkl"
+
+
+def refuse_to_replace(out: Path, start: Path) -> None:
+    """Keep checkpoints of a run away from weights that are not its own.
+
+    Args:
+        out: Folder of the run.
+        start: Weights folder that it begins with.
+
+    Raises:
+        PipelineError: `out/weights` is that folder, or holds an `s3diff.pkl` of another origin.
+    """
+    written = newest(out)
+    if written.parent.resolve() == start.resolve():
+        raise PipelineError(
+            f"--out {out}: its checkpoints would replace {start / 's3diff.pkl'}, which --weights "
+            "names; choose another --out"
+        )
+    if written.exists() and not _numbered(out).is_dir():
+        raise PipelineError(
+            f"--out {out}: {written} is no checkpoint of a training there and would be replaced; "
+            "choose another --out"
+        )
 
 
 def all_finite(model: TrainableS3Diff) -> bool:
@@ -134,6 +171,10 @@ def write_pickle(path: Path, model: TrainableS3Diff) -> None:
         raise _unwritable(path, error) from error
 
 
+def _numbered(out: Path) -> Path:
+    return out / "checkpoints"
+
+
 def _same_file(old: Path, new: Path) -> None:
     try:
         os.link(old, new)
@@ -142,7 +183,10 @@ def _same_file(old: Path, new: Path) -> None:
 
 
 def _unwritable(path: Path, error: OSError | RuntimeError) -> PipelineError:
-    reason = getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
+    if isinstance(error, shutil.Error):  # of a folder: a list of (source, target, reason)
+        reason = error.args[0][0][2].split(": ", 1)[0]
+    else:
+        reason = why_unwritten(error)
     return PipelineError(
         f"{path}: the checkpoint cannot be written ({reason}); what was there before is intact"
     )

@@ -78,8 +78,16 @@ class Optimization:
         return dict(self._adam.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
+        """Inverse of `state_dict`; the state may come from another kind of device.
+
+        The fused AdamW takes tensors in the order of memory, and parameters are laid out otherwise
+        on CUDA: CUDA would refuse moments of another layout, the CPU would mix them up.
+        """
         self._adam.load_state_dict(state)
+        for parameter, moments in self._adam.state.items():
+            for name, moment in moments.items():
+                if moment.shape == parameter.shape:
+                    moments[name] = torch.empty_like(parameter).copy_(moment)
 
     def _average(self) -> None:
         gradients = [p.grad for p in self._parameters if p.grad is not None]

@@ -14,7 +14,7 @@ from torch import nn
 from pipelines.contract import PipelineError
 from pipelines.perceptual import open_lpips
 from pipelines.pictures import Note
-from pipelines.s3diff.train.checkpoint import Base, Keeper
+from pipelines.s3diff.train.checkpoint import Base, Keeper, refuse_to_replace
 from pipelines.s3diff.train.discriminators import Discriminator, open_discriminator
 from pipelines.s3diff.train.fresh import open_start
 from pipelines.s3diff.train.model import TrainableS3Diff
@@ -71,6 +71,7 @@ def train(settings: Settings, places: Places, note: Note) -> Outcome:
     note = note if main else _say_nothing
     device = accelerator.device
     settings.part(accelerator.num_processes)
+    refuse_to_replace(places.out, places.weights)
     photos = find_photos(_roots(settings, places), _rule(settings), note)
     lpips = open_lpips_for_loss(settings, device)
     validation = _open_validation(settings, places, lpips, device, note) if main else None

@@ -14,7 +14,7 @@ from pipelines.degradations import Settings as DegradationSettings
 from pipelines.s3diff.options import LORA_ALPHA, SIZE_MULTIPLE
 from pipelines.s3diff.train.discriminators import DiscriminatorSettings
 from pipelines.s3diff.train.losses import LossWeights
-from pipelines.s3diff.train.tables import Table, build, merged, parse_assignments, read_toml
+from pipelines.tables import Table, merged, overridden, parse_assignments, read_toml
 
 RECIPES = ("published", "mini")
 
@@ -171,6 +171,8 @@ class RunSettings:
     def __post_init__(self) -> None:
         _require(self, "steps", "batch", "accumulate", "log_every", "save_every", least=1)
         _require(self, "look_every", "checkpoint_every", "seed", least=0)
+        if self.seed >= 2**63:
+            raise PipelineError(f"seed {self.seed}: must be less than 2^63")
 
 
 _HARMLESS = {
@@ -241,8 +243,9 @@ def read_settings(recipe: str, assignments: list[str], steps: int | None = None)
     chosen = parse_assignments(assignments)
     if steps is not None:
         chosen = merged(chosen, {"run": {"steps": steps}})
+    table = merged(_recipe(recipe), chosen)
     try:
-        return build(Settings, merged(_recipe(recipe), chosen))
+        return overridden(Settings(), table)
     except PipelineError as error:
         source = f"--recipe {recipe}" + (" with --set" if assignments else "")
         raise PipelineError(f"{source}: {error}") from error

@@ -93,7 +93,9 @@ class S3DiffTask:
             self._d = Optimization(trained, adam.discriminator, accelerator)
 
     def begin(self, steps: range) -> None:
-        """Open the samples of these updates."""
+        """Open the samples of these updates; without any, the checkpoint is that of the state."""
+        if not steps and self._keeper is not None:
+            self._keeper.after(steps.stop, self._model)
         self._loaded = numbered_loader(
             self._samples,
             self._share,

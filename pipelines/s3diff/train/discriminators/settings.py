@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from difflib import get_close_matches
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -32,7 +30,7 @@ class DiscriminatorSettings:
         width: Channels: of the hidden layer in each head of `dino` (128 unless given, as
             published), of the first layer of `patch` (32).
         weights: `dino` needs `dino_vitbase16_pretrain.pth` of facebookresearch/dino, or timm's
-            safetensors of the same network.
+            safetensors of the same network. A relative path is one of the working directory.
     """
 
     kind: Kind = Kind.PATCH
@@ -58,25 +56,3 @@ class DiscriminatorSettings:
     def trained_width(self) -> int:
         """Channels, the default of the kind unless given."""
         return _WIDTHS[self.kind] if self.width is None else self.width
-
-    @classmethod
-    def from_table(cls, table: Mapping[str, object]) -> DiscriminatorSettings:
-        """Read a TOML table; a relative path of weights is one of the working directory.
-
-        Raises:
-            PipelineError: An unknown key, or a value that is none of the allowed ones.
-        """
-        known = [field.name for field in fields(cls)]
-        for key in table:
-            if key not in known:
-                close = get_close_matches(key, known, n=1)
-                hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
-                raise PipelineError(f"{key}: unknown; {hint}")
-        kind, width, weights = table.get("kind", "patch"), table.get("width"), table.get("weights")
-        if kind not in list(Kind):
-            raise PipelineError(f"kind {kind!r}: expected {', '.join(Kind)}")
-        if width is not None and type(width) is not int:  # TOML's true is an int to Python
-            raise PipelineError(f"width {width!r}: expected a whole number")
-        if weights is not None and not isinstance(weights, str | Path):
-            raise PipelineError(f"weights {weights!r}: expected the path of a file")
-        return cls(Kind(str(kind)), width, None if weights is None else Path(weights).expanduser())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pipelines.contract import PipelineError
@@ -64,69 +65,66 @@ def merged(base: Table, changes: Table) -> Table:
     return result
 
 
-def build(kind: type[T], table: object, where: str = "") -> T:
-    """A frozen dataclass from a table; keys that are not given have their defaults.
-
-    A field whose class has a `from_table` of its own is built by that.
+def overridden(defaults: T, table: object, where: str = "") -> T:
+    """A frozen dataclass with the values of a table, of the types that its fields are declared as.
 
     Args:
-        kind: The dataclass.
-        table: Key -> value; tables for fields that are dataclasses.
+        defaults: Values of what the table does not name.
+        table: Key -> value; tables for fields that are dataclasses, lists for tuples.
         where: Path of the table, for messages.
 
     Raises:
-        PipelineError: An unknown key, a missing one, a value of another type, or one that the class
-            refuses; names the key.
+        PipelineError: An unknown key, a value of another type, or one that the class refuses; names
+            the key.
     """
     if not isinstance(table, dict):
         raise PipelineError(f"{where}: expected a table, found {table!r}")
-    hints = get_type_hints(kind)
+    hints = get_type_hints(type(defaults))
+    known = [field.name for field in fields(defaults)]  # type: ignore[arg-type]
     dots = f"{where}." if where else ""
-    for key in table:
-        if key not in hints:
-            raise PipelineError(f"{dots}{key}: unknown{_did_you_mean(key, list(hints))}")
-    values = {}
-    for field in fields(kind):  # type: ignore[arg-type]
-        hint = hints[field.name]
-        if field.name in table:
-            values[field.name] = _converted(hint, table[field.name], f"{dots}{field.name}")
-        elif is_dataclass(hint):
-            values[field.name] = _converted(hint, {}, f"{dots}{field.name}")
-        elif field.default is MISSING:
-            raise PipelineError(f"{dots}{field.name}: missing")
-    return _made(lambda: kind(**values), where)
-
-
-def _made(make: Callable[[], T], where: str) -> T:
+    changes = {}
+    for key, value in table.items():
+        if key not in known:
+            raise PipelineError(f"{dots}{key}: unknown{_did_you_mean(key, known)}")
+        old = getattr(defaults, key)
+        if is_dataclass(old):
+            changes[key] = overridden(old, value, f"{dots}{key}")
+        else:
+            changes[key] = _converted(hints[key], value, f"{dots}{key}")
     try:
-        return make()
+        return replace(defaults, **changes)  # type: ignore[type-var]
     except PipelineError as error:
-        named = not where or str(error).startswith(f"{where}.")
-        raise PipelineError(str(error) if named else f"[{where}] {error}") from error
+        raise PipelineError(f"[{where}] {error}" if where else str(error)) from error
 
 
 def _converted(hint: Any, value: object, where: str) -> Any:
-    own = getattr(hint, "from_table", None)
-    if own is not None:
-        if not isinstance(value, dict):
-            raise PipelineError(f"{where}: expected a table, found {value!r}")
-        return _made(lambda: own(value), where)
-    if is_dataclass(hint):
-        return build(hint, value, where)  # type: ignore[arg-type]
+    if get_origin(hint) is UnionType:  # `X | None`: TOML has no null, leaving the key out is it
+        [hint] = [part for part in get_args(hint) if part is not NoneType]
     if get_origin(hint) is tuple:
-        inner = get_args(hint)[0]
-        if not isinstance(value, list):
-            raise PipelineError(f"{where}: expected a list, found {value!r}")
-        return tuple(_converted(inner, item, where) for item in value)
+        return _tuple(get_args(hint), value, where)
+    if hint is Path and isinstance(value, str):
+        return Path(value).expanduser()
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         if value not in list(hint):
             raise PipelineError(f"{where}: expected one of {', '.join(hint)}, found {value!r}")
         return hint(str(value))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
-        raise PipelineError(f"{where}: expected {_NAMES[hint]}, found {value!r}")
+        name = "the path of a file" if hint is Path else _NAMES[hint]
+        raise PipelineError(f"{where}: expected {name}, found {value!r}")
     return value
+
+
+def _tuple(hints: tuple[Any, ...], value: object, where: str) -> tuple[Any, ...]:
+    """`tuple[int, ...]` takes a list of any length, `tuple[int, int]` one of two."""
+    if not isinstance(value, list):
+        raise PipelineError(f"{where}: expected a list, found {value!r}")
+    if hints[-1] is Ellipsis:
+        hints = hints[:1] * len(value)
+    if len(value) != len(hints):
+        raise PipelineError(f"{where}: expected {len(hints)} values, found {value!r}")
+    return tuple(_converted(h, item, where) for h, item in zip(hints, value, strict=True))
 
 
 def _value_of(text: str) -> object:
@@ -137,5 +135,5 @@ def _value_of(text: str) -> object:
 
 
 def _did_you_mean(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
