@@ -27,7 +27,7 @@ gpu-test: .venv/installed
 full-test: .venv/installed
 	$(BIN)/pytest -m full
 
-# The small S3Diff, from photographs to weights: about two hours of one core.
+# The small S3Diff, from photographs to weights: a bit over an hour of one core.
 s3diff-mini: .venv/installed
 	-@$(BIN)/srbench weights fetch --metrics
 	$(BIN)/python -m pipelines.s3diff.mini --out runs/s3diff-mini
