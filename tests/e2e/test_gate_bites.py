@@ -51,7 +51,11 @@ def gate(root: Path, out: Path, run: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("plant", "named"), [("BadTile", "worst 64x64 block"), ("Hungry", "peak_tensor_bytes")]
+    ("plant", "named"),
+    [
+        ("BadTile", "worst 64x64 block"),
+        pytest.param("Hungry", "peak_tensor_bytes", marks=pytest.mark.full),
+    ],
 )
 def test_a_planted_regression_fails_and_is_named(
     project_root: Path, out: Path, plant: str, named: str

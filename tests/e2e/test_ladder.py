@@ -90,6 +90,7 @@ def test_it_is_reported_shown_and_not_gated(done: Any) -> None:
     assert code == ExitCode.USAGE
 
 
+@pytest.mark.full  # tests/e2e/test_run.py and test_kill.py kill and resume the same machinery
 def test_killed_and_interrupted_it_goes_on(place: Place) -> None:
     few = [*QUICK, "--rungs", "S1,S2", "--no-baseline", "--pairs", "1", "--blocks", "3"]
     with place.start("ladder", *few) as process:

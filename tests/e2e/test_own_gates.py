@@ -22,6 +22,7 @@ def test_the_work_of_the_documented_cases_has_not_grown(
     assert judged.code == 0, judged.err
 
 
+@pytest.mark.full  # `make run` and its gate, once more
 def test_optimized_is_not_slower_and_paints_the_same_here(srbench: Srbench) -> None:
     """A busy machine may leave the speed unproven, which warns; slower or other pictures fail."""
     few = ("--cases", "32x32x4", "--blocks", "2")

@@ -14,7 +14,7 @@ from pipelines.s3diff.merged_norm import MergedGroupNorm
 from pipelines.s3diff.optimized import S3DiffOptimized
 from pipelines.s3diff.options import TIMESTEP
 from pipelines.s3diff.recipe import Recipe, recipe
-from pipelines.s3diff.synthesize import tensor
+from pipelines.s3diff.synthesize import synthesize, tensor
 from pipelines.s3diff.unet import UNet
 from pipelines.s3diff.variant_options import Int8NegativeOptions
 from pipelines.s3diff.variants import (
@@ -24,7 +24,6 @@ from pipelines.s3diff.variants import (
     S3DiffUntiledVae,
     union_statistics,
 )
-from pipelines.s3diff.weight_sources import resolve_weights
 
 VARIANTS = (S3DiffTile128, S3DiffUntiledVae, S3DiffTrueGroupNorm, S3DiffInt8Negative)
 SMALL_TILES = {"vae_encoder_tile": 64, "vae_decoder_tile": 8}
@@ -35,8 +34,11 @@ AMPLIFICATION = 14.614647
 
 
 @pytest.fixture(scope="module")
-def weights() -> WeightsSource:
-    return resolve_weights("mini", "cpu")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> WeightsSource:
+    """Seeded: every layer matters, where a small trained network may ignore some."""
+    folder = tmp_path_factory.mktemp("small") / "weights"
+    synthesize(folder, recipe("small"))
+    return WeightsSource(folder, "folder", "small", synthetic=True)
 
 
 def loaded(kind: Any, weights: WeightsSource, **options: Any) -> Any:

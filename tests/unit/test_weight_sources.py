@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -12,8 +13,7 @@ import pytest
 
 from pipelines.contract import PipelineError
 from pipelines.s3diff import weight_sources
-from pipelines.s3diff.recipe import recipe
-from pipelines.s3diff.weight_sources import file_hashes, resolve_weights, weight_files
+from pipelines.s3diff.weight_sources import MINI, file_hashes, resolve_weights, weight_files
 
 
 @pytest.fixture(autouse=True)
@@ -117,8 +117,8 @@ def test_two_racing_processes_share_one_mini(tmp_path: Path) -> None:
         first, second = pool.map(lambda _: resolve_weights("mini", "cpu"), range(2))
     assert first == second
     assert first.kind == "mini"
-    assert first.synthetic
-    assert first.digest == recipe("small").digest
+    assert not first.synthetic
+    assert first.digest == hashlib.sha256(MINI.read_bytes()).hexdigest()
     assert len(weight_files(first.path)) == 10
     assert [p.name for p in first.path.parent.iterdir() if p.name.startswith(".writing")] == []
 
