@@ -113,11 +113,11 @@ def objectives(crops: Crops) -> dict[str, Objective]:
 
 @pytest.mark.parametrize("stage", ["estimator", "autoencoder", "base"])
 def test_a_stage_continues_bit_by_bit(crops: Crops, stage: str) -> None:
-    task = StageTask(objectives(crops)[stage], SETTINGS)
+    task = StageTask(objectives(crops)[stage])
     task.update(0)
     kept = copy.deepcopy(task.state_dict())
     last = task.update(1)
-    again = StageTask(objectives(crops)[stage], SETTINGS)
+    again = StageTask(objectives(crops)[stage])
     again.load_state_dict(kept)
     assert {k: float(v) for k, v in again.update(1).items()} == {
         k: float(v) for k, v in last.items()

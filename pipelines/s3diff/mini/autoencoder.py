@@ -81,27 +81,20 @@ class AutoencoderObjective(Objective):
         settings: Settings,
         held_out: Sequence[NDArray[np.uint8]],
     ) -> None:
-        super().__init__()
+        super().__init__(crops, settings, held_out)
         self.vae = vae
-        self._crops, self._settings, self._held_out = crops, settings, held_out
 
     def losses(self, step: int) -> dict[str, torch.Tensor]:
         """See `Objective`."""
         device = next(self.parameters()).device
-        generator = reseed(torch.Generator(), self._settings.seed, step)
-        x = self._crops.batch(step * self._settings.batch, self._settings.batch) * 2 - 1
+        generator = reseed(torch.Generator(), self.settings.seed, step)
+        x = self._crops.batch(step * self.settings.batch, self.settings.batch) * 2 - 1
         x = _partly_soft(x, generator)
         noise = latent_noise(self.vae, x, generator).to(device)
         x = x.to(device, memory_format=torch.channels_last)
         latent, kl = sample_latent(self.vae, x, noise)
         picture = decode_one_step(self.vae, latent, torch.zeros_like(latent))
         return {"l1": F.l1_loss(picture, x), "kl": KL_WEIGHT * kl}
-
-    def batch_names(self, step: int) -> str:
-        """See `Objective`."""
-        first = step * self._settings.batch
-        names = {self._crops.name(n) for n in range(first, first + self._settings.batch)}
-        return f"crops {first} and on, of {', '.join(sorted(names))}"
 
     def look(self) -> Look:
         """PSNR of the held-out pictures, unharmed."""

@@ -77,12 +77,11 @@ class BaseObjective(Objective):
         settings: Settings,
         held_out: Sequence[NDArray[np.uint8]],
     ) -> None:
-        super().__init__()
+        super().__init__(crops, settings, held_out)
         self.vae, self.unet = vae, unet
         self.register_buffer("prompts", prompts, persistent=False)
         self.prompts: torch.Tensor
         self.lpips = lpips
-        self._crops, self._settings, self._held_out = crops, settings, held_out
         self._degradation = Degradation()
 
     def restore(self, x: torch.Tensor, prompt: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -100,7 +99,7 @@ class BaseObjective(Objective):
 
     def losses(self, step: int) -> dict[str, torch.Tensor]:
         """See `Objective`."""
-        settings = self._settings
+        settings = self.settings
         device = self.prompts.device
         generator = reseed(torch.Generator(), settings.seed, step)
         first = step * settings.batch
@@ -120,12 +119,6 @@ class BaseObjective(Objective):
         )
         distance = self.lpips(picture[window], target[window]).mean()
         return {"l1": F.l1_loss(picture, target), "lpips": settings.lpips * distance}
-
-    def batch_names(self, step: int) -> str:
-        """See `Objective`."""
-        first = step * self._settings.batch
-        names = {self._crops.name(n) for n in range(first, first + self._settings.batch)}
-        return f"crops {first} and on, of {', '.join(sorted(names))}"
 
     def look(self) -> Look:
         """PSNR and LPIPS of held-out pictures that were degraded."""

@@ -61,13 +61,12 @@ class EstimatorObjective(Objective):
         settings: Settings,
         held_out: Sequence[NDArray[np.uint8]],
     ) -> None:
-        super().__init__()
+        super().__init__(crops, settings, held_out)
         self.estimator = estimator
-        self._crops, self._settings, self._held_out = crops, settings, held_out
 
     def losses(self, step: int) -> dict[str, torch.Tensor]:
         """See `Objective`."""
-        settings = self._settings
+        settings = self.settings
         device = next(self.parameters()).device
         hr = self._crops.batch(step * settings.batch, settings.batch).to(device)
         generator = reseed(torch.Generator(), settings.seed, step)
@@ -77,12 +76,6 @@ class EstimatorObjective(Objective):
         lr = sometimes_compressed(degraded(hr, wanted.to(device), generator), generator)
         scores = self.estimator(lr)
         return {"l1": F.l1_loss(scores, wanted.to(device))}
-
-    def batch_names(self, step: int) -> str:
-        """See `Objective`."""
-        first = step * self._settings.batch
-        names = {self._crops.name(n) for n in range(first, first + self._settings.batch)}
-        return f"crops {first} and on, of {', '.join(sorted(names))}"
 
     def look(self) -> Look:
         """Share of neighbouring strengths on held-out pictures that are ordered rightly."""

@@ -154,7 +154,7 @@ class Stages:
             tensors: Tensors = torch.load(done, weights_only=True)
             return tensors
         objective = build(settings).to(self._accelerator.device)
-        task = StageTask(objective.to(memory_format=torch.channels_last), settings)
+        task = StageTask(objective.to(memory_format=torch.channels_last))
         plan = Plan(
             out=self._out / name,
             steps=settings.steps,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from pipelines.s3diff.mini.crops import Crops
 from pipelines.training.averaging import Average
 from pipelines.training.loop import Look
 
@@ -52,11 +56,23 @@ class Settings:
 class Objective(nn.Module):
     """Networks and the loss that they learn from.
 
+    Args:
+        crops: Of photographs.
+        settings: Of the stage.
+        held_out: uint8 pictures [H, W, 3] to validate on.
+
     Attributes:
         columns: Names of the parts of the loss; their sum is minimised.
+        settings: As given.
     """
 
     columns: tuple[str, ...]
+
+    def __init__(
+        self, crops: Crops, settings: Settings, held_out: Sequence[NDArray[np.uint8]]
+    ) -> None:
+        super().__init__()
+        self._crops, self.settings, self._held_out = crops, settings, held_out
 
     def losses(self, step: int) -> dict[str, torch.Tensor]:
         """Weighted parts of the loss of update `step`."""
@@ -64,7 +80,9 @@ class Objective(nn.Module):
 
     def batch_names(self, step: int) -> str:
         """What update `step` sees."""
-        raise NotImplementedError
+        first = step * self.settings.batch
+        names = {self._crops.name(n) for n in range(first, first + self.settings.batch)}
+        return f"crops {first} and on, of {', '.join(sorted(names))}"
 
     def look(self) -> Look:
         """Validate."""
@@ -76,10 +94,10 @@ class StageTask:
 
     Args:
         objective: With initial weights, on its device.
-        settings: Of the stage.
     """
 
-    def __init__(self, objective: Objective, settings: Settings) -> None:
+    def __init__(self, objective: Objective) -> None:
+        settings = objective.settings
         self.columns = (*objective.columns, "grad_norm")
         self.objective, self.settings = objective, settings
         self._trained = [p for p in objective.parameters() if p.requires_grad]
