@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from pipelines.s3diff.degradation import DegradationEstimator
-from pipelines.s3diff.layers import Fusion
 from pipelines.s3diff.options import TIMESTEP, OptimizedOptions
-from pipelines.s3diff.unet import UNet
-from pipelines.s3diff.vae import Vae
+from pipelines.stable_diffusion.layers import Fusion
+from pipelines.stable_diffusion.unet import UNet
+from pipelines.stable_diffusion.vae import Vae
 
 if TYPE_CHECKING:
     from pipelines.s3diff.weights import Checkpoint

@@ -25,9 +25,8 @@ from pipelines.s3diff.options import (
     ColorFix,
 )
 from pipelines.s3diff.pipeline import S3DiffPipeline
-from pipelines.s3diff.prompt import PromptEncoder
 from pipelines.s3diff.steps import network_input, posterior_latent, resize_input, to_unit_image
-from pipelines.s3diff.tiled_vae import decoder_steps, encoder_steps, run_tiled
+from pipelines.stable_diffusion.tiled_vae import decoder_steps, encoder_steps, run_tiled
 from pipelines.work import note_call, replayed
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class S3DiffBaseline(S3DiffPipeline[BaselineOptions]):
         if self.options.compile:
             for network in (self.unet, self.vae.encoder, self.vae.decoder):
                 network.compile(dynamic=False)
-        self.encode_prompt = PromptEncoder(checkpoint, device)
+        self.encode_prompt = checkpoint.prompt_encoder(device)
         self.alpha_bar = alpha_bar(TIMESTEP)
         self.autocast = precision is Precision.FP16
 

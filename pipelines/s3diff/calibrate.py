@@ -19,7 +19,6 @@ from pipelines.diffusion.one_step import alpha_bar, predict_x0
 from pipelines.s3diff.degradation import DegradationEstimator, Modulator
 from pipelines.s3diff.lora import LoraMerger, unet_block, vae_block
 from pipelines.s3diff.options import POSITIVE_PROMPT, TIMESTEP
-from pipelines.s3diff.prompt import PromptEncoder
 from pipelines.s3diff.recipe import Ends, Recipe, Size, recipe
 from pipelines.s3diff.synthesize import synthesize
 from pipelines.s3diff.weights import Checkpoint, read_checkpoint
@@ -52,7 +51,7 @@ def calibrate(folder: Path, image: torch.Tensor) -> Ends:
     moments = networks["vae"].encode(large * 2 - 1).latent_dist.mean
     latent_scale, latent_bias = _affine(moments, LATENT_DEVIATION / factor)
     latent = _apply(moments, latent_scale, latent_bias) * factor
-    text = PromptEncoder(checkpoint, torch.device("cpu"))(POSITIVE_PROMPT)
+    text = checkpoint.prompt_encoder(torch.device("cpu"))(POSITIVE_PROMPT)
     raw = networks["unet"](latent, torch.tensor([TIMESTEP]), text).sample
     eps_scale, eps_bias = _affine(raw, LATENT_DEVIATION)
     eps = _apply(raw, eps_scale, eps_bias)

@@ -51,8 +51,8 @@ def meta_networks(architecture: Architecture) -> dict[str, nn.Module]:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from pipelines.s3diff.options import TIMESTEP
-    from pipelines.s3diff.unet import UNet
-    from pipelines.s3diff.vae import Vae
+    from pipelines.stable_diffusion.unet import UNet
+    from pipelines.stable_diffusion.vae import Vae
 
     builders: dict[str, tuple[dict[str, Any], Any]] = {
         "unet": (architecture.unet, lambda config: UNet(config, TIMESTEP)),

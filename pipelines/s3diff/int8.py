@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from pipelines.kernels.int8 import int8_linear, quantize_rows
-from pipelines.s3diff.unet import UNet
+from pipelines.stable_diffusion.unet import UNet
 
 Tensor = torch.Tensor
 

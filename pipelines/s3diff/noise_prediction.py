@@ -9,8 +9,8 @@ import torch
 from pipelines.diffusion.graphs import KEPT, Replayed
 from pipelines.diffusion.tiling import LatentTiles, gaussian_weights
 from pipelines.s3diff.options import OptimizedOptions
-from pipelines.s3diff.unet import UNet
-from pipelines.s3diff.unet_blocks import TextKV
+from pipelines.stable_diffusion.unet import UNet
+from pipelines.stable_diffusion.unet_blocks import TextKV
 from pipelines.work import note_call
 
 Tensor = torch.Tensor

@@ -28,9 +28,8 @@ from pipelines.s3diff.lora import unet_block, vae_block
 from pipelines.s3diff.noise_prediction import NoisePredictor
 from pipelines.s3diff.options import TIMESTEP, ColorFix, OptimizedOptions
 from pipelines.s3diff.pipeline import S3DiffPipeline
-from pipelines.s3diff.prompt import PromptEncoder
 from pipelines.s3diff.steps import network_input, posterior_latent, resize_input, to_unit_image
-from pipelines.s3diff.vae import run_lockstep
+from pipelines.stable_diffusion.vae import run_lockstep
 from pipelines.work import note_call
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class S3DiffOptimized(S3DiffPipeline[OptimizedOptions]):
         self._build_adapters(checkpoint, device)
         if options.fold_time:
             self.unet.fold_time()
-        self.encode_prompt = PromptEncoder(checkpoint, device)
+        self.encode_prompt = checkpoint.prompt_encoder(device)
         self.prompts: torch.Tensor | None = None
         if options.cache_prompts:
             self.prompts = self._encode_prompts()

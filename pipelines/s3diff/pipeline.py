@@ -22,7 +22,6 @@ from pipelines.contract import (
 from pipelines.diffusion.color_fix import truncate_to_uint8
 from pipelines.diffusion.transfer import download, upload
 from pipelines.s3diff.architecture import Architecture
-from pipelines.s3diff.device import check_device
 from pipelines.s3diff.options import (
     MIN_SIDE,
     PICTURE_OPTIONS,
@@ -31,6 +30,7 @@ from pipelines.s3diff.options import (
     S3DiffOptions,
 )
 from pipelines.s3diff.steps import padded_size, pixels_to_tensor
+from pipelines.stable_diffusion.device import check_device
 from pipelines.work import WorkCounter
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ import torch
 from pipelines import kernels
 from pipelines.contract import Precision, Tier
 from pipelines.s3diff.int8 import NegativeInt8Linear, quantize_negative
-from pipelines.s3diff.merged_norm import MergedGroupNorm
 from pipelines.s3diff.optimized import S3DiffOptimized
 from pipelines.s3diff.variant_options import (
     Int8NegativeOptions,
@@ -23,6 +22,7 @@ from pipelines.s3diff.variant_options import (
     TrueGroupNormOptions,
     UntiledVaeOptions,
 )
+from pipelines.stable_diffusion.merged_norm import MergedGroupNorm
 
 if TYPE_CHECKING:
     from pipelines.s3diff.weights import Checkpoint

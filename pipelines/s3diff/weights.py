@@ -14,7 +14,10 @@ from pipelines.s3diff.folder import MLPS, SHOWN, WeightFiles, detached, read_fil
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
     from torch import Tensor
+
+    from pipelines.stable_diffusion.prompt import PromptEncoder
 
 __all__ = ["Checkpoint", "LoraPair", "check_folder", "expected_tensors", "read_checkpoint"]
 
@@ -58,6 +61,14 @@ class Checkpoint:
     modulation: dict[str, Tensor]
     degradation: dict[str, Tensor]
     tokenizer_folder: Path
+
+    def prompt_encoder(self, device: torch.device) -> PromptEncoder:
+        """The tokenizer and the text encoder, the latter on `device`."""
+        from pipelines.stable_diffusion.prompt import PromptEncoder
+
+        return PromptEncoder(
+            self.architecture.text_encoder, self.text_encoder, self.tokenizer_folder, device
+        )
 
 
 def read_checkpoint(source: WeightsSource) -> Checkpoint:

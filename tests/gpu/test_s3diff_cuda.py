@@ -8,8 +8,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipelines.contract import Precision, WeightsSource
-from pipelines.s3diff.device import check_device
 from pipelines.s3diff.options import OPTIMIZED_RUNGS
+from pipelines.stable_diffusion.device import check_device
 from srbench.fidelity.blocks import ErrorMap
 from srbench.fidelity.floats import psnr_float, relative_l2
 from tests.gpu.painting import TILES, Painted, eight_bit, loaded, paint, pixels

@@ -7,9 +7,9 @@ import torch
 from torch._dynamo.utils import counters
 
 from pipelines.diffusion.compilation import compiling, only_compiled
-from pipelines.s3diff.layers import Fusion
 from pipelines.s3diff.recipe import small_architecture
-from pipelines.s3diff.unet import UNet
+from pipelines.stable_diffusion.layers import Fusion
+from pipelines.stable_diffusion.unet import UNet
 
 
 @pytest.fixture(autouse=True)

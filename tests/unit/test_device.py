@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipelines.contract import PipelineError
-from pipelines.s3diff.device import Card, check_device, require_code
+from pipelines.stable_diffusion.device import Card, check_device, require_code
 
 CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
 

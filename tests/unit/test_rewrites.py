@@ -16,15 +16,15 @@ from pipelines.diffusion.graphs import Replayed
 from pipelines.diffusion.one_step import alpha_bar, predict_x0
 from pipelines.diffusion.tiling import gaussian_weights, latent_tiles, vae_tiles
 from pipelines.diffusion.upsample import fold_upsample, upsample_conv
-from pipelines.s3diff.layers import Fusion, Upsample
 from pipelines.s3diff.lora import LoraMerger, ModulatedLora
 from pipelines.s3diff.noise_prediction import NoisePredictor, batches
 from pipelines.s3diff.options import LORA_ALPHA, OptimizedOptions
 from pipelines.s3diff.recipe import small_architecture
-from pipelines.s3diff.tiled_vae import decoder_steps, encoder_steps, run_tiled
-from pipelines.s3diff.unet import UNet, _per_prompt
-from pipelines.s3diff.vae import Vae, run_lockstep
 from pipelines.s3diff.weights import LoraPair
+from pipelines.stable_diffusion.layers import Fusion, Upsample
+from pipelines.stable_diffusion.tiled_vae import decoder_steps, encoder_steps, run_tiled
+from pipelines.stable_diffusion.unet import UNet, _per_prompt
+from pipelines.stable_diffusion.vae import Vae, run_lockstep
 
 TOLERANCE = 1e-10
 Tensor = torch.Tensor

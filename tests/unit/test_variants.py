@@ -10,12 +10,10 @@ from torch import nn
 
 from pipelines.contract import PipelineError, Precision, Tier, WeightsSource
 from pipelines.s3diff.int8 import NegativeInt8Linear, quantize_negative
-from pipelines.s3diff.merged_norm import MergedGroupNorm
 from pipelines.s3diff.optimized import S3DiffOptimized
 from pipelines.s3diff.options import TIMESTEP
 from pipelines.s3diff.recipe import Recipe, recipe
 from pipelines.s3diff.synthesize import synthesize, tensor
-from pipelines.s3diff.unet import UNet
 from pipelines.s3diff.variant_options import Int8NegativeOptions
 from pipelines.s3diff.variants import (
     S3DiffInt8Negative,
@@ -24,6 +22,8 @@ from pipelines.s3diff.variants import (
     S3DiffUntiledVae,
     union_statistics,
 )
+from pipelines.stable_diffusion.merged_norm import MergedGroupNorm
+from pipelines.stable_diffusion.unet import UNet
 
 VARIANTS = (S3DiffTile128, S3DiffUntiledVae, S3DiffTrueGroupNorm, S3DiffInt8Negative)
 SMALL_TILES = {"vae_encoder_tile": 64, "vae_decoder_tile": 8}

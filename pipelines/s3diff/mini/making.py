@@ -24,7 +24,6 @@ from pipelines.s3diff.mini.sizes import architecture
 from pipelines.s3diff.mini.snapshot import Tensors, text_encoder_tensors, write_base
 from pipelines.s3diff.mini.stage import Objective, Settings, StageTask
 from pipelines.s3diff.options import NEGATIVE_PROMPT, POSITIVE_PROMPT
-from pipelines.s3diff.prompt import PromptEncoder
 from pipelines.s3diff.train.fresh import open_start
 from pipelines.s3diff.train.settings import LoraSettings
 from pipelines.training.loop import Plan, run
@@ -188,7 +187,7 @@ def embed_prompts(folder: Path, seed: int) -> torch.Tensor:
         seed: Of adapters that are not looked at.
     """
     checkpoint = open_start(folder, LoraSettings(), seed)
-    encode = PromptEncoder(checkpoint, torch.device("cpu"))
+    encode = checkpoint.prompt_encoder(torch.device("cpu"))
     with torch.no_grad():
         return torch.cat([encode(POSITIVE_PROMPT), encode(NEGATIVE_PROMPT)])
 

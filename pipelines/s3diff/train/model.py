@@ -13,7 +13,6 @@ from pipelines.diffusion.one_step import alpha_bar, predict_x0
 from pipelines.s3diff.degradation import DegradationEstimator, Modulator
 from pipelines.s3diff.lora import ModulatedLora, unet_block, vae_block, wrap_layers
 from pipelines.s3diff.options import NEGATIVE_PROMPT, POSITIVE_PROMPT, TIMESTEP, VAE_FACTOR
-from pipelines.s3diff.prompt import PromptEncoder
 from pipelines.s3diff.steps import posterior_latent
 from pipelines.s3diff.weights import Checkpoint
 
@@ -187,7 +186,7 @@ def _copy_parameters(module: nn.Module) -> None:
 def _encoded_prompts(checkpoint: Checkpoint) -> torch.Tensor:
     """[2, 77, width]."""
     device = next(iter(checkpoint.text_encoder.values())).device
-    encode = PromptEncoder(checkpoint, device)
+    encode = checkpoint.prompt_encoder(device)
     with torch.no_grad():
         return torch.cat([encode(POSITIVE_PROMPT), encode(NEGATIVE_PROMPT)])
 

@@ -19,9 +19,15 @@ from torch import nn
 from pipelines import kernels
 from pipelines.diffusion.attention import chunked_attention
 from pipelines.diffusion.tiling import Box, VaeTile
-from pipelines.s3diff.layers import Fusion, Upsample, add_residual, convolve, deferred_bias
-from pipelines.s3diff.merged_norm import MergedGroupNorm, plain_statistics
-from pipelines.s3diff.tiles import Tiles
+from pipelines.stable_diffusion.layers import (
+    Fusion,
+    Upsample,
+    add_residual,
+    convolve,
+    deferred_bias,
+)
+from pipelines.stable_diffusion.merged_norm import MergedGroupNorm, plain_statistics
+from pipelines.stable_diffusion.tiles import Tiles
 
 Tensor = torch.Tensor
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipelines import kernels
-from pipelines.s3diff.layers import group_norm
-from pipelines.s3diff.tiles import Tiles
+from pipelines.stable_diffusion.layers import group_norm
+from pipelines.stable_diffusion.tiles import Tiles
 
 Tensor = torch.Tensor
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from pipelines.work import note_call
-
-if TYPE_CHECKING:
-    from pipelines.s3diff.weights import Checkpoint
-
 
 MAX_TOKENS = 77
 
@@ -21,15 +19,27 @@ class PromptEncoder:
 
     The tokenizer decides the padding: SD 2 pads with id 0, not with the end token. No attention
     mask is used.
+
+    Args:
+        config: The snapshot's `text_encoder/config.json`.
+        state: CLIPTextModel state dict as the installed transformers spells it.
+        tokenizer_folder: The snapshot's `tokenizer/`; not read for the meta device.
+        device: Of the embeddings.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        state: Mapping[str, torch.Tensor],
+        tokenizer_folder: Path,
+        device: torch.device,
+    ) -> None:
         self.tokenizer = None
         if device.type != "meta":
-            self.tokenizer = CLIPTokenizer.from_pretrained(checkpoint.tokenizer_folder)
+            self.tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
         with torch.device("meta"):
-            self.model = CLIPTextModel(CLIPTextConfig(**checkpoint.architecture.text_encoder))
-        self.model.load_state_dict(checkpoint.text_encoder, assign=True, strict=False)
+            self.model = CLIPTextModel(CLIPTextConfig(**config))
+        self.model.load_state_dict(state, assign=True, strict=False)
         _fill_position_ids(self.model)
         self.model.to(device).eval().requires_grad_(False)
         self.device = device

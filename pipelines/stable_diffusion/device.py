@@ -1,4 +1,4 @@
-"""What a device can do for S3Diff: refuse what cannot run, tell what runs without its kernels.
+"""What a device can do: refuse what cannot run, tell what runs without its kernels.
 
 The Triton kernels, flash attention and fp16 tensor cores as this package uses them need compute
 capability 8.0 (A100, A10, L20, H100). An older card computes the same pictures with PyTorch's own

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipelines.s3diff.layers import Fusion, Upsample, group_norm
-from pipelines.s3diff.lora import ModulatedLora
-from pipelines.s3diff.unet_blocks import (
+from pipelines.stable_diffusion.layers import Fusion, Upsample, group_norm
+from pipelines.stable_diffusion.unet_blocks import (
     Attention,
     Middle,
     ResnetBlock,
@@ -145,7 +144,7 @@ class UNet(nn.Module):
     def upsamples(self) -> Iterator[Upsample]:
         """Layers that `fold_upsample` folds: those whose weight is dense."""
         for module in self.modules():
-            if isinstance(module, Upsample) and not isinstance(module.conv, ModulatedLora):
+            if isinstance(module, Upsample) and isinstance(module.conv, nn.Conv2d):
                 yield module
 
     def fuse_qkv(self, stacked: Callable[[Sequence[str]], Tensor]) -> None:

@@ -1,6 +1,6 @@
 """The parts of the Stable Diffusion 2.1 UNet, flat; parameter names are those of diffusers.
 
-One timestep and two prompts are what they are laid out for; see `pipelines.s3diff.unet`.
+One timestep and two prompts are what they are laid out for; see `pipelines.stable_diffusion.unet`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipelines import kernels
-from pipelines.s3diff.layers import (
+from pipelines.stable_diffusion.layers import (
     Fusion,
     Upsample,
     add_residual,
