@@ -20,7 +20,7 @@ from pipelines.s3diff.options import OptimizedOptions
 from pipelines.s3diff.weight_sources import resolve_weights
 from srbench.registry import BUILT_IN, load_pipeline, parse_options
 
-S3DIFF = [name for name in BUILT_IN if name.startswith("s3diff-")]
+S3DIFF = [name for name in BUILT_IN if name.startswith("s3diff-") and "-w" not in name]
 OWN_CODE = ("s3diff-baseline", "s3diff-optimized", "s3diff-int8-negative")
 """The other variants are `s3diff-optimized` with other tiles or statistics."""
 TILES = {"latent_tile": 16, "latent_overlap": 4, "vae_encoder_tile": 64, "vae_decoder_tile": 8}
@@ -195,6 +195,7 @@ def test_noise_is_that_of_the_global_generator() -> None:
     assert torch.equal(posterior_noise(1234, (1, 4, 9, 7)), torch.randn(1, 4, 9, 7))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", OWN_CODE[1:])
 def test_work_is_the_same_on_every_call(name: str) -> None:
     kind = load_pipeline(name)

@@ -65,6 +65,7 @@ def test_a_card_that_is_not_here_has_counts_and_datasheet_limits(srbench: Srbenc
     assert not Path("results/a10").exists(), "nothing was measured"
 
 
+@pytest.mark.full
 def test_without_a_gpu_every_card_has_its_limit_and_nothing_is_measured(srbench: Srbench) -> None:
     done = srbench("roofline", "--cases", CASE, "--out", "pages")
     assert done.code == ExitCode.OK
