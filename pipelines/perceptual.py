@@ -12,7 +12,7 @@ from torchmetrics.functional.image import lpips as published
 
 from pipelines.cache import cache_folder
 from pipelines.contract import PipelineError
-from pipelines.s3diff.checkpoint_files import read_pickle
+from pipelines.stable_diffusion.checkpoint_files import read_pickle
 
 Net = Literal["vgg", "alex"]
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from pipelines.s3diff.lora import LoraMerger, ModulatedLora, wrap_layers
-
-if TYPE_CHECKING:
-    from pipelines.s3diff.weights import LoraPair
+from pipelines.diffusion.lora import LoraPair, wrap_layers
+from pipelines.s3diff.lora import LoraMerger, ModulatedLora
+from pipelines.stable_diffusion.options import LORA_ALPHA
 
 
 class Adapters:
@@ -42,7 +40,7 @@ class Adapters:
         if merge:
             self.merger = LoraMerger(network, state, pairs, rank, block)
             return
-        self._wrapped = wrap_layers(network, pairs, rank)
+        self._wrapped = wrap_layers(network, pairs, LORA_ALPHA / rank, ModulatedLora)
         for layer in self._wrapped.values():
             layer.to(next(layer.base.parameters()))
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from importlib.resources import files
-from typing import Any
+
+from pipelines.stable_diffusion.architecture import StableDiffusion, published_json
 
 UNET_LORA_TARGETS = (
     "to_k",
@@ -28,13 +27,10 @@ VAE_LORA_TARGETS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Architecture:
+class Architecture(StableDiffusion):
     """Sizes of all networks of one checkpoint.
 
     Attributes:
-        unet: `config.json` of the diffusers UNet2DConditionModel.
-        vae: `config.json` of the diffusers AutoencoderKL.
-        text_encoder: `config.json` of the transformers CLIPTextModel.
         rank_unet: Rank of the UNet's LoRA.
         rank_vae: Rank of the VAE encoder's LoRA.
         unet_lora_targets: A UNet layer is adapted when its path is one of these or ends in one
@@ -50,9 +46,6 @@ class Architecture:
         block_features: Output width of the block MLPs.
     """
 
-    unet: dict[str, Any]
-    vae: dict[str, Any]
-    text_encoder: dict[str, Any]
     rank_unet: int = 32
     rank_vae: int = 16
     unet_lora_targets: tuple[str, ...] = UNET_LORA_TARGETS
@@ -83,10 +76,3 @@ class Architecture:
             vae=published_json("vae/config.json"),
             text_encoder=published_json("text_encoder/config.json"),
         )
-
-
-def published_json(name: str) -> dict[str, Any]:
-    """A JSON file of the published SD-Turbo snapshot, by its path inside it."""
-    text = (files(__package__) / "published" / name).read_text(encoding="utf-8")
-    content: dict[str, Any] = json.loads(text)
-    return content

@@ -13,27 +13,24 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from pipelines.contract import Observer, Precision, stage
-from pipelines.diffusion import color_fix
+from pipelines.diffusion.lora import wrap_layers
 from pipelines.diffusion.one_step import alpha_bar, predict_x0
-from pipelines.diffusion.tiling import gaussian_weights
 from pipelines.s3diff.degradation import DegradationEstimator, Modulator
-from pipelines.s3diff.geometry import decoder_tiles, encoder_tiles, unet_tiles
-from pipelines.s3diff.lora import unet_block, vae_block, wrap_layers
-from pipelines.s3diff.options import (
-    TIMESTEP,
-    BaselineOptions,
-    ColorFix,
-)
+from pipelines.s3diff.lora import ModulatedLora, unet_block, vae_block
+from pipelines.s3diff.options import LORA_ALPHA, TIMESTEP, BaselineOptions
 from pipelines.s3diff.pipeline import S3DiffPipeline
-from pipelines.s3diff.steps import network_input, posterior_latent, resize_input, to_unit_image
-from pipelines.stable_diffusion.tiled_vae import decoder_steps, encoder_steps, run_tiled
-from pipelines.work import note_call, replayed
+from pipelines.s3diff.steps import network_input, resize_input
+from pipelines.stable_diffusion.baseline import BaselineOneStep
+from pipelines.stable_diffusion.steps import to_unit_image
+from pipelines.work import note_call
 
 if TYPE_CHECKING:
     from pipelines.s3diff.weights import Checkpoint
 
 
-class S3DiffBaseline(S3DiffPipeline[BaselineOptions]):
+class S3DiffBaseline(
+    S3DiffPipeline[BaselineOptions], BaselineOneStep[BaselineOptions, "Checkpoint"]
+):
     """Per-tile execution, two UNet calls a tile, run-time LoRA, prompts encoded each image.
 
     `fp16` keeps float32 weights under fp16 autocast, as the published fp16 figures were taken.
@@ -54,8 +51,12 @@ class S3DiffBaseline(S3DiffPipeline[BaselineOptions]):
         self.unet.load_state_dict(checkpoint.unet, assign=True)
         self.vae.load_state_dict(checkpoint.vae, assign=True)
         self.estimator.load_state_dict(checkpoint.degradation, assign=True)
-        self.unet_lora = wrap_layers(self.unet, checkpoint.unet_lora, arch.rank_unet)
-        self.vae_lora = wrap_layers(self.vae, checkpoint.vae_lora, arch.rank_vae)
+        self.unet_lora = wrap_layers(
+            self.unet, checkpoint.unet_lora, LORA_ALPHA / arch.rank_unet, ModulatedLora
+        )
+        self.vae_lora = wrap_layers(
+            self.vae, checkpoint.vae_lora, LORA_ALPHA / arch.rank_vae, ModulatedLora
+        )
         self.unet_modulator = Modulator(checkpoint.modulation, "unet", arch.rank_unet)
         self.vae_modulator = Modulator(checkpoint.modulation, "vae", arch.rank_vae)
         for network in (
@@ -87,7 +88,8 @@ class S3DiffBaseline(S3DiffPipeline[BaselineOptions]):
             with stage("vae_encode"):
                 latent = self._encode(x, noise, observe)
             with stage("unet"):
-                eps = self._predict_noise(latent, positive, negative)
+                guided = partial(self._guided, positive=positive, negative=negative)
+                eps = self._predict_noise(latent, guided)
                 observe("eps", eps)
             with stage("scheduler"):
                 x0 = predict_x0(latent, eps, self.alpha_bar)
@@ -131,24 +133,6 @@ class S3DiffBaseline(S3DiffPipeline[BaselineOptions]):
             for path, layer in self.vae_lora.items():
                 layer.modulation = vae_matrices[:, vae_block(path)]
 
-    def _encode(self, x: torch.Tensor, noise: torch.Tensor, observe: Observer) -> torch.Tensor:
-        tiles = encoder_tiles(x, self.options)
-        note_call("vae_encoder", len(tiles))
-        if len(tiles) == 1:
-            encoded = self.vae.encoder(x)
-        else:
-            with self._housekeeping():
-                encoded = run_tiled(encoder_steps(self.vae.encoder), x, tiles, 2 * noise.shape[1])
-        mean, latent = posterior_latent(
-            self.vae.quant_conv(encoded),
-            noise,
-            self.vae.config.scaling_factor,
-            sample=self.options.posterior == "sample",
-        )
-        observe("latent_mean", mean)
-        observe("latent", latent)
-        return latent
-
     def _guided(
         self, latent: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor
     ) -> torch.Tensor:
@@ -159,47 +143,6 @@ class S3DiffBaseline(S3DiffPipeline[BaselineOptions]):
         eps_negative = self.unet(latent, timestep, encoder_hidden_states=negative).sample
         eps: torch.Tensor = eps_negative + self.options.guidance * (eps_positive - eps_negative)
         return eps
-
-    def _predict_noise(
-        self, latent: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor
-    ) -> torch.Tensor:
-        tiles = unet_tiles(latent, self.options)
-        if len(tiles.offsets) == 1:
-            return self._guided(latent, positive, negative)
-        side = tiles.tile_height
-        weights = gaussian_weights(side).to(latent.device).expand(1, latent.shape[1], -1, -1)
-        total = torch.zeros(latent.shape, device=latent.device)
-        norm = torch.zeros(latent.shape, device=latent.device)
-        for top, left in tiles.offsets:
-            window = (..., slice(top, top + side), slice(left, left + side))
-            predicted = replayed("tile", partial(self._guided, latent[window], positive, negative))
-            total[window] += predicted * weights
-            norm[window] += weights
-        return total / norm
-
-    def _decode(self, x0: torch.Tensor) -> torch.Tensor:
-        latent = x0 / self.vae.config.scaling_factor
-        z = self.vae.post_quant_conv(latent)
-        tiles = decoder_tiles(z, self.options)
-        note_call("vae_decoder", len(tiles))
-        if len(tiles) == 1:
-            decoded: torch.Tensor = self.vae.decoder(z)
-            return decoded
-        with self._housekeeping():
-            return run_tiled(
-                decoder_steps(self.vae.decoder), z, tiles, int(self.vae.config.out_channels)
-            )
-
-    def _fix_colors(self, output: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        """On the CPU, between images truncated to 8 bits."""
-        if self.options.color_fix == ColorFix.NONE:
-            return output
-        fix = {ColorFix.WAVELET: color_fix.wavelet, ColorFix.ADAIN: color_fix.adain}
-        eight_bit = [
-            color_fix.truncate_to_uint8(i if i.is_meta else i.cpu()).float().div(255)[None]
-            for i in (output, source)
-        ]
-        return fix[self.options.color_fix](*eight_bit)[0]
 
 
 def _walk_modules(network: torch.nn.Module, adapted: Mapping[str, torch.nn.Module]) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pipelines.contract import PipelineError
+from pipelines.stable_diffusion.expected import (
+    Shapes,
+    lora_shapes,
+    meta_networks,
+    network_shapes,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pipelines.s3diff.architecture import Architecture
 
-Shapes = dict[str, tuple[int, ...]]
+__all__ = ["Shapes", "expected_tensors", "is_unet_target", "is_vae_target", "meta_networks"]
 
 
 def expected_tensors(architecture: Architecture) -> dict[str, Shapes]:
@@ -36,44 +41,13 @@ def expected_tensors(architecture: Architecture) -> dict[str, Shapes]:
         if name.startswith("conv_in.")
     }
     return {
-        **{group: _shapes(network) for group, network in networks.items()},
+        **{group: network_shapes(network) for group, network in networks.items()},
         "state_dict_unet": trained
-        | _lora_shapes(unet, unet_layers, architecture.rank_unet, "default"),
-        "state_dict_vae": _lora_shapes(vae, vae_layers, architecture.rank_vae, "vae_skip"),
+        | lora_shapes(unet, unet_layers, architecture.rank_unet, "default"),
+        "state_dict_vae": lora_shapes(vae, vae_layers, architecture.rank_vae, "vae_skip"),
         "modulation": _modulation_shapes(architecture),
         "degradation": _degradation_shapes(architecture),
     }
-
-
-def meta_networks(architecture: Architecture) -> dict[str, nn.Module]:
-    """`unet`, `vae` and `text_encoder` built without storage from their configs."""
-    import torch
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    from pipelines.s3diff.options import TIMESTEP
-    from pipelines.stable_diffusion.unet import UNet
-    from pipelines.stable_diffusion.vae import Vae
-
-    builders: dict[str, tuple[dict[str, Any], Any]] = {
-        "unet": (architecture.unet, lambda config: UNet(config, TIMESTEP)),
-        "vae": (architecture.vae, Vae),
-        "text_encoder": (
-            architecture.text_encoder,
-            lambda config: CLIPTextModel(CLIPTextConfig(**config)),
-        ),
-    }
-    networks = {}
-    for name, (config, build) in builders.items():
-        try:
-            with torch.device("meta"):
-                networks[name] = build(config)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise PipelineError(
-                f"sd-turbo/{name}/config.json describes a network that cannot be built "
-                f"({reason}); take the config that belongs to these weights"
-            ) from error
-    return networks
 
 
 def is_unet_target(architecture: Architecture, layer: str) -> bool:
@@ -96,20 +70,6 @@ def _adaptable(network: nn.Module) -> list[tuple[str, nn.Module]]:
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
     ]
-
-
-def _shapes(network: nn.Module) -> Shapes:
-    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-
-
-def _lora_shapes(network: nn.Module, layers: list[str], rank: int, adapter: str) -> Shapes:
-    shapes: Shapes = {}
-    for layer in layers:
-        weight: Any = network.get_submodule(layer).weight
-        outputs, inputs, *kernel = weight.shape
-        shapes[f"{layer}.lora_A.{adapter}.weight"] = (rank, inputs, *kernel)
-        shapes[f"{layer}.lora_B.{adapter}.weight"] = (outputs, rank, *(1 for _ in kernel))
-    return shapes
 
 
 def _modulation_shapes(architecture: Architecture) -> Shapes:

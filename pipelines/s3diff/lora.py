@@ -9,18 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from pipelines import kernels
 from pipelines.contract import PipelineError
-from pipelines.s3diff.options import LORA_ALPHA
-
-if TYPE_CHECKING:
-    from pipelines.s3diff.weights import LoraPair
+from pipelines.diffusion.lora import AdaptedLayer, LoraPair
+from pipelines.stable_diffusion.options import LORA_ALPHA
 
 UNET_BLOCKS = 10
 VAE_BLOCKS = 6
@@ -46,48 +42,23 @@ def vae_block(layer: str) -> int:
     return 4 if parts[1] == "mid_block" else 5
 
 
-class ModulatedLora(nn.Module):
-    """A linear or convolution layer with its adapter applied at run time, on the low-rank path.
+class ModulatedLora(AdaptedLayer):
+    """A layer with its adapter applied at run time, on the low-rank path.
 
     `modulation` [B, r, r] must be set before the first forward; B is 1 or the batch of x.
     """
 
     def __init__(self, base: nn.Module, pair: LoraPair, scale: float) -> None:
-        super().__init__()
-        self.base = base
-        self.scale = scale
-        self.down = nn.Parameter(pair.down, requires_grad=False)
-        self.up = nn.Parameter(pair.up, requires_grad=False)
+        super().__init__(base, pair, scale)
         self.modulation: torch.Tensor | None = None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        modulation = self.modulation
-        if modulation is None:
+    def mixed(self, low: torch.Tensor) -> torch.Tensor:
+        if self.modulation is None:
             raise RuntimeError("modulation is not set")
-        y: torch.Tensor = self.base(x)
-        if isinstance(self.base, nn.Conv2d):
-            low = F.conv2d(x, self.down, None, self.base.stride, self.base.padding)
-            matrices = modulation.to(low.dtype).expand(low.shape[0], -1, -1)
-            low = torch.einsum("bkhw,bkr->brhw", low, matrices)
-            return y + F.conv2d(low, self.up) * self.scale
-        low = F.linear(x, self.down)
-        matrices = modulation.to(low.dtype).expand(low.shape[0], -1, -1)
-        low = torch.einsum("b...k,bkr->b...r", low, matrices)
-        return y + F.linear(low, self.up) * self.scale
-
-
-def wrap_layers(
-    network: nn.Module, pairs: Mapping[str, LoraPair], rank: int
-) -> dict[str, ModulatedLora]:
-    """Replace every adapted layer of `network` by a `ModulatedLora`; returns them by path."""
-    wrapped = {}
-    for path, pair in pairs.items():
-        parent, _, name = path.rpartition(".")
-        owner = network.get_submodule(parent)
-        layer = ModulatedLora(owner.get_submodule(name), pair, LORA_ALPHA / rank)
-        setattr(owner, name, layer)
-        wrapped[path] = layer
-    return wrapped
+        matrices = self.modulation.to(low.dtype).expand(low.shape[0], -1, -1)
+        if self.down.dim() == 4:
+            return torch.einsum("bkhw,bkr->brhw", low, matrices)
+        return torch.einsum("b...k,bkr->b...r", low, matrices)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,193 +1,41 @@
-"""What both S3Diff pipelines share: the contract's surface around one `_infer`."""
+"""What both S3Diff pipelines share beside the one-step surface: their checkpoint and sizes."""
 
 from __future__ import annotations
 
-import gc
-from abc import ABC, abstractmethod
-from dataclasses import fields
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-import torch
-
-from pipelines.contract import (
-    Observer,
-    PipelineError,
-    Precision,
-    Tier,
-    WeightsSource,
-    WorkCounts,
-    posterior_noise,
-    stage,
-)
-from pipelines.diffusion.color_fix import truncate_to_uint8
-from pipelines.diffusion.transfer import download, upload
+from pipelines.contract import WeightsSource
 from pipelines.s3diff.architecture import Architecture
-from pipelines.s3diff.options import (
-    MIN_SIDE,
-    PICTURE_OPTIONS,
-    VAE_DECODER_PAD,
-    VAE_FACTOR,
-    S3DiffOptions,
-)
-from pipelines.s3diff.steps import padded_size, pixels_to_tensor
-from pipelines.stable_diffusion.device import check_device
-from pipelines.work import WorkCounter
+from pipelines.s3diff.options import PICTURE_OPTIONS, S3DiffOptions
+from pipelines.s3diff.steps import padded_size
+from pipelines.stable_diffusion.pipeline import OneStepPipeline
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from pipelines.s3diff.weights import Checkpoint
-
 
 OptionsT = TypeVar("OptionsT", bound=S3DiffOptions)
 
 
-def _ignore(name: str, tensor: torch.Tensor) -> None:
-    """An observer that does not look."""
-
-
-class S3DiffPipeline(ABC, Generic[OptionsT]):
+class S3DiffPipeline(OneStepPipeline[OptionsT, "Checkpoint"]):
     """One S3Diff pipeline; subclasses build networks from a checkpoint and infer."""
 
-    name: ClassVar[str]
-    version: ClassVar[str]
-    Options: ClassVar[type]
-    precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32, Precision.FP16)
-    tiers: ClassVar[dict[Precision, Tier]] = {
-        Precision.FP32: Tier.EXACT,
-        Precision.FP16: Tier.REDUCED,
-    }
+    picture_options: ClassVar[frozenset[str]] = PICTURE_OPTIONS
 
-    pinned_transfers = False
+    architecture: Architecture
 
     def __init__(self, options: OptionsT) -> None:
-        self.options = options
+        super().__init__(options)
         self.architecture = Architecture.published()
-        self._device: torch.device | None = None
-        self._precision = Precision.FP32
 
-    @abstractmethod
-    def _build(self, checkpoint: Checkpoint, device: torch.device, precision: Precision) -> None:
-        """Make the networks."""
-
-    @abstractmethod
-    def _infer(
-        self, image: torch.Tensor, scale: int, noise: torch.Tensor, observe: Observer
-    ) -> torch.Tensor:
-        """[1, 3, H, W] float32 in [0, 1] on the device -> [3, scale H, scale W] in [0, 1]."""
-
-    def load(self, weights: WeightsSource, device: torch.device, precision: Precision) -> None:
-        """Read the checkpoint and build the networks on `device`.
-
-        Raises:
-            PipelineError: A file is missing, damaged or of another model.
-        """
+    def _read(self, weights: WeightsSource) -> Checkpoint:
         from pipelines.s3diff.weights import read_checkpoint
 
-        self._load_checkpoint(read_checkpoint(weights), device, precision)
+        return read_checkpoint(weights)
 
-    @torch.inference_mode()
-    def _load_checkpoint(
-        self, checkpoint: Checkpoint, device: torch.device, precision: Precision
-    ) -> None:
-        self.card = check_device(device)
-        self.architecture = checkpoint.architecture
-        self._device = device
-        self._precision = precision
-        self._build(checkpoint, device, precision)
-        gc.collect()
-
-    def retune(self, options: OptionsT) -> bool:
-        """Take other options without loading again; sizes must be prepared again.
-
-        Returns:
-            False, and nothing has changed, where the networks depend on what differs.
-        """
-        differ = {
-            field.name
-            for field in fields(options)
-            if getattr(options, field.name) != getattr(self.options, field.name)
-        }
-        if not differ <= PICTURE_OPTIONS:
-            return False
-        self.options = options
-        return True
-
-    def prepare(self, height: int, width: int, scale: int) -> None:
-        """Nothing to prepare: neither pipeline compiles."""
-
-    def decisions(self, height: int, width: int, scale: int) -> dict[str, str]:
-        """Nothing to choose."""
-        return {}
-
-    def upscale(self, image: NDArray[np.uint8], scale: int, *, seed: int) -> NDArray[np.uint8]:
-        """See `pipelines.contract.Pipeline.upscale`."""
-        result = self._run(image, scale, seed, _ignore)
-        with torch.inference_mode(), stage("postprocess"):
-            pixels = truncate_to_uint8(result).permute(1, 2, 0).contiguous()
-            return download(pixels, pinned=self.pinned_transfers)
-
-    def upscale_float(
-        self,
-        image: NDArray[np.uint8],
-        scale: int,
-        *,
-        seed: int,
-        observe: Observer | None = None,
-    ) -> NDArray[np.float32]:
-        """See `pipelines.contract.Pipeline.upscale_float`."""
-        result = self._run(image, scale, seed, observe or _ignore)
-        pixels: NDArray[np.float32] = result.permute(1, 2, 0).contiguous().cpu().numpy()
-        return pixels
-
-    @torch.inference_mode()
-    def _run(
-        self, image: NDArray[np.uint8], scale: int, seed: int, observe: Observer
-    ) -> torch.Tensor:
-        if self._device is None:
-            raise PipelineError(f"{self.name}: load weights before upscaling")
-        height, width = image.shape[:2]
-        if min(height, width) < MIN_SIDE:
-            raise PipelineError(
-                f"image of {width}x{height} px: sides must be at least {MIN_SIDE} px"
-            )
-        with stage("preprocess"):
-            pixels = upload(torch.from_numpy(image), self._device, pinned=self.pinned_transfers)
-            noise = posterior_noise(seed, self._latent_shape(height, width, scale))
-            noise = upload(noise, self._device, pinned=self.pinned_transfers)
-            tensor = pixels_to_tensor(pixels)
-        return self._infer(tensor, scale, noise, observe)
-
-    def _latent_shape(self, height: int, width: int, scale: int) -> tuple[int, int, int, int]:
-        channels = int(self.architecture.vae["latent_channels"])
-        rows, columns = padded_size(height * scale), padded_size(width * scale)
-        return (1, channels, rows // VAE_FACTOR, columns // VAE_FACTOR)
-
-    @torch.inference_mode()
-    def work(self, height: int, width: int, scale: int) -> WorkCounts:
-        """See `pipelines.contract.Pipeline.work`: the very same code, on the meta device."""
+    def _meta_checkpoint(self) -> Checkpoint:
         from pipelines.s3diff.meta import meta_checkpoint
 
-        meta = torch.device("meta")
-        twin = type(self)(self.options)
-        twin._load_checkpoint(meta_checkpoint(self.architecture), meta, Precision.FP32)
-        image = torch.empty(1, 3, height, width, device=meta)
-        noise = torch.empty(twin._latent_shape(height, width, scale), device=meta)
-        twin.prepare(height, width, scale)
-        with WorkCounter() as counter:
-            twin._infer(image, scale, noise, _ignore)
-        return counter.counts()
+        return meta_checkpoint(self.architecture)
 
-    def memory_estimate(self, height: int, width: int, scale: int) -> int:
-        """See `pipelines.contract.Pipeline.memory_estimate`.
-
-        The VAE's full-resolution maps of its second level decide: two of them are alive over all
-        tiles, three where one tile is the whole image (counted on the meta device).
-        """
-        rows, columns = padded_size(height * scale), padded_size(width * scale)
-        limit = VAE_FACTOR * (self.options.vae_decoder_tile + 2 * VAE_DECODER_PAD)
-        maps = 3.2 if max(rows, columns) <= limit else 2.2
-        widths = self.architecture.vae["block_out_channels"]
-        element = 2 if self._precision is Precision.FP16 else 4
-        return int(maps * element * widths[min(1, len(widths) - 1)] * rows * columns)
+    def _canvas(self, height: int, width: int, scale: int) -> tuple[int, int]:
+        return padded_size(height * scale), padded_size(width * scale)

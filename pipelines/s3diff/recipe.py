@@ -10,7 +10,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pipelines.s3diff.architecture import Architecture, published_json
+from pipelines.s3diff.architecture import Architecture
+from pipelines.stable_diffusion.architecture import published_json
 
 RECIPE_VERSION = 1
 

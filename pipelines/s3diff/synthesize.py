@@ -13,7 +13,6 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from pipelines.s3diff.expected import Shapes, expected_tensors
 from pipelines.s3diff.options import LORA_ALPHA
 from pipelines.s3diff.published_pickle import published_pickle
 from pipelines.s3diff.recipe import Recipe, recipe
+from pipelines.stable_diffusion.architecture import published_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,7 +148,7 @@ def _write(folder: Path, plan: Recipe) -> None:
         write_safetensors(snapshot / group / f"{stem}.safetensors", expected[group], tensors(group))
     for name in SNAPSHOT_FILES:
         (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
-        (snapshot / name).write_bytes((files(__package__) / "published" / name).read_bytes())
+        (snapshot / name).write_text(published_text(name), encoding="utf-8")
     _write_json(snapshot / "tokenizer" / "vocab.json", byte_vocabulary())
     (snapshot / "tokenizer" / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     torch.save(state("degradation"), folder / "de_net.pth")

@@ -9,66 +9,31 @@ from typing import TYPE_CHECKING, Any
 from pipelines.contract import PipelineError, WeightsSource
 from pipelines.s3diff.architecture import Architecture
 from pipelines.s3diff.expected import expected_tensors
-from pipelines.s3diff.folder import MLPS, SHOWN, WeightFiles, detached, read_files
+from pipelines.s3diff.folder import MLPS, WeightFiles, read_files
+from pipelines.stable_diffusion.checkpoint import BaseCheckpoint, first_problem, paired
+from pipelines.stable_diffusion.expected import detached, differences, spelled_as
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
     from torch import Tensor
 
-    from pipelines.stable_diffusion.prompt import PromptEncoder
-
-__all__ = ["Checkpoint", "LoraPair", "check_folder", "expected_tensors", "read_checkpoint"]
+__all__ = ["Checkpoint", "check_folder", "expected_tensors", "read_checkpoint"]
 
 
 @dataclass(frozen=True, slots=True)
-class LoraPair:
-    """One layer's low-rank matrices.
+class Checkpoint(BaseCheckpoint):
+    """All weights of one S3Diff; `vae_lora` is of the encoder (`encoder.…`).
 
     Attributes:
-        down: LoRA-A: [rank, in] or [rank, in, kh, kw].
-        up: LoRA-B: [out, rank] or [out, rank, 1, 1].
-    """
-
-    down: Tensor
-    up: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """All weights of one S3Diff, float32 on the CPU; large files stay memory-mapped.
-
-    Attributes:
-        architecture: The sizes that the tensors have.
-        unet: UNet2DConditionModel state dict, with the trained `conv_in` of `s3diff.pkl`.
-        vae: AutoencoderKL state dict, attention layers named `to_q`, `to_k`, `to_v`, `to_out.0`.
-        text_encoder: CLIPTextModel state dict as the installed transformers spells it.
-        unet_lora: UNet layer path -> pair.
-        vae_lora: VAE layer path (`encoder.…`) -> pair.
         modulation: `w` and the MLPs and embeddings that make the modulation matrices, flat names
             such as `unet_de_mlp.0.weight`, `unet_fuse_mlp.bias`, `vae_block_embeddings.weight`.
         degradation: State dict of the degradation network.
-        tokenizer_folder: The snapshot's tokenizer.
     """
 
     architecture: Architecture
-    unet: dict[str, Tensor]
-    vae: dict[str, Tensor]
-    text_encoder: dict[str, Tensor]
-    unet_lora: dict[str, LoraPair]
-    vae_lora: dict[str, LoraPair]
     modulation: dict[str, Tensor]
     degradation: dict[str, Tensor]
-    tokenizer_folder: Path
-
-    def prompt_encoder(self, device: torch.device) -> PromptEncoder:
-        """The tokenizer and the text encoder, the latter on `device`."""
-        from pipelines.stable_diffusion.prompt import PromptEncoder
-
-        return PromptEncoder(
-            self.architecture.text_encoder, self.text_encoder, self.tokenizer_folder, device
-        )
 
 
 def read_checkpoint(source: WeightsSource) -> Checkpoint:
@@ -79,9 +44,7 @@ def read_checkpoint(source: WeightsSource) -> Checkpoint:
     """
     checkpoint, problems = _read(source.path)
     if checkpoint is None:
-        more = len(problems) - 1
-        hint = f" (and {more} more: `srbench weights check {source.path}`)" if more else ""
-        raise PipelineError(problems[0] + hint)
+        raise first_problem(problems, source.path)
     return checkpoint
 
 
@@ -96,7 +59,7 @@ def _read(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     if files is None or problems:
         return None, problems
     paths = {
-        **{name: folder / "sd-turbo" / name for name in files.tensors},
+        **{name: folder / "sd-turbo" / name for name in files.snapshot.tensors},
         **dict.fromkeys(("state_dict_unet", "state_dict_vae"), folder / "s3diff.pkl"),
         "modulation": folder / "s3diff.pkl",
         "degradation": folder / "de_net.pth",
@@ -107,15 +70,17 @@ def _read(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     except PipelineError as error:
         return None, [str(error)]
     found = {
-        **files.tensors,
-        "text_encoder": _spelled_as(expected["text_encoder"], files.tensors["text_encoder"]),
+        **files.snapshot.tensors,
+        "text_encoder": spelled_as(
+            expected["text_encoder"], files.snapshot.tensors["text_encoder"]
+        ),
         "state_dict_unet": detached(files.adapters["state_dict_unet"]),
         "state_dict_vae": detached(files.adapters["state_dict_vae"]),
         "modulation": _flat_modulation(files.adapters),
         "degradation": files.degradation,
     }
     for group, shapes in expected.items():
-        problems += _differences(paths[group], group, shapes, found[group])
+        problems += differences(paths[group], group, shapes, found[group])
     if problems:
         return None, problems
     # Files may hold them in any order; layers that are computed together are merged in this one.
@@ -135,9 +100,9 @@ def _architecture(files: WeightFiles, folder: Path) -> Architecture:
 
     targets = adapters["unet_lora_target_modules"]
     return Architecture(
-        unet=files.configs["unet"],
-        vae=files.configs["vae"],
-        text_encoder=files.configs["text_encoder"],
+        unet=files.snapshot.configs["unet"],
+        vae=files.snapshot.configs["vae"],
+        text_encoder=files.snapshot.configs["text_encoder"],
         rank_unet=adapters["rank_unet"],
         rank_vae=adapters["rank_vae"],
         unet_lora_targets=tuple(sorted(targets) if isinstance(targets, set) else targets),
@@ -164,45 +129,6 @@ def _flat_modulation(adapters: dict[str, Any]) -> dict[str, Tensor]:
     return detached(flat)
 
 
-def _spelled_as(
-    expected: dict[str, tuple[int, ...]], tensors: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """Rename text encoder tensors: transformers 5 dropped the `text_model.` prefix."""
-    prefix = "text_model."
-    names = {name.removeprefix(prefix): name for name in expected}
-    return {
-        names.get(name.removeprefix(prefix), name): tensor
-        for name, tensor in tensors.items()
-        if not name.endswith("position_ids")
-    }
-
-
-def _differences(
-    path: Path, group: str, expected: dict[str, tuple[int, ...]], found: dict[str, Tensor]
-) -> list[str]:
-    missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected]
-    wrong = [
-        f"{name} is {list(found[name].shape)} instead of {list(shape)}"
-        for name, shape in expected.items()
-        if name in found and tuple(found[name].shape) != shape
-    ]
-    label = f"{path} ({group})"
-    lines = []
-    for what, names in (
-        ("missing", missing),
-        ("unexpected", unexpected),
-        ("of the wrong shape", wrong),
-    ):
-        if names:
-            rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            lines.append(
-                f"{label}: {len(names)} of {len(expected)} tensors {what}: "
-                f"{', '.join(names[:SHOWN])}{rest}; it belongs to another model or is damaged"
-            )
-    return lines
-
-
 def _assemble(
     architecture: Architecture, found: dict[str, dict[str, Tensor]], tokenizer: Path
 ) -> Checkpoint:
@@ -216,18 +142,9 @@ def _assemble(
         unet={**found["unet"], **trained},
         vae=found["vae"],
         text_encoder=found["text_encoder"],
-        unet_lora=_pairs(found["state_dict_unet"], "default"),
-        vae_lora=_pairs(found["state_dict_vae"], "vae_skip"),
+        unet_lora=paired(found["state_dict_unet"], "default"),
+        vae_lora=paired(found["state_dict_vae"], "vae_skip"),
         modulation=found["modulation"],
         degradation=found["degradation"],
         tokenizer_folder=tokenizer,
     )
-
-
-def _pairs(tensors: dict[str, Tensor], adapter: str) -> dict[str, LoraPair]:
-    down, up = f".lora_A.{adapter}.weight", f".lora_B.{adapter}.weight"
-    return {
-        name.removesuffix(down): LoraPair(tensor, tensors[name.removesuffix(down) + up])
-        for name, tensor in tensors.items()
-        if name.endswith(down)
-    }

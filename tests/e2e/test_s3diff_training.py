@@ -17,10 +17,10 @@ import pytest
 from skimage import data as photographs
 
 from pipelines.pictures import write_png
-from pipelines.s3diff.checkpoint_files import read_pickle
 from pipelines.s3diff.recipe import Ends, Recipe
 from pipelines.s3diff.synthesize import synthesize
 from pipelines.s3diff.weights import check_folder
+from pipelines.stable_diffusion.checkpoint_files import read_pickle
 from tests.tiny_s3diff import few_adapters
 
 pytestmark = pytest.mark.e2e
@@ -123,6 +123,7 @@ def test_kill_and_resume_is_bit_equal(weights: Path, photos: Path, tmp_path: Pat
     assert not list(broken.rglob(".*.part"))
 
 
+@pytest.mark.full
 def test_two_processes_make_the_updates_of_one(weights: Path, photos: Path, tmp_path: Path) -> None:
     """The same samples, in two parts of one process or one part of each of two."""
     calm = ("loss.gan=0", "optimizer.generator.lr=5e-4", "optimizer.generator.eps=1e-3")

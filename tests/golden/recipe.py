@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from pipelines.s3diff.architecture import Architecture
-from pipelines.s3diff.checkpoint_files import read_json
 from pipelines.s3diff.expected import expected_tensors
+from pipelines.stable_diffusion.checkpoint_files import read_json
 
 DATA = Path(__file__).parent / "data"
 FILES = {

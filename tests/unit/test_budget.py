@@ -1,8 +1,8 @@
 """How much of a card an image may use."""
 
-from pipelines.s3diff.budget import ADA, Card, Needs, choose_budget
 from pipelines.s3diff.optimized import S3DiffOptimized
 from pipelines.s3diff.options import AUTO, OptimizedOptions
+from pipelines.stable_diffusion.budget import ADA, Card, Needs, choose_budget
 
 GIB = 2**30
 NEEDS = Needs(resident=9 * GIB, parked=3 * GIB, unet_sample=GIB // 2)

@@ -13,15 +13,15 @@ from torch import nn
 from pipelines.diffusion import color_fix
 from pipelines.diffusion.attention import chunked_attention
 from pipelines.diffusion.graphs import Replayed
+from pipelines.diffusion.lora import LoraPair
 from pipelines.diffusion.one_step import alpha_bar, predict_x0
 from pipelines.diffusion.tiling import gaussian_weights, latent_tiles, vae_tiles
 from pipelines.diffusion.upsample import fold_upsample, upsample_conv
 from pipelines.s3diff.lora import LoraMerger, ModulatedLora
-from pipelines.s3diff.noise_prediction import NoisePredictor, batches
-from pipelines.s3diff.options import LORA_ALPHA, OptimizedOptions
+from pipelines.s3diff.options import LORA_ALPHA
 from pipelines.s3diff.recipe import small_architecture
-from pipelines.s3diff.weights import LoraPair
 from pipelines.stable_diffusion.layers import Fusion, Upsample
+from pipelines.stable_diffusion.noise_prediction import NoisePredictor, Prompting, batches
 from pipelines.stable_diffusion.tiled_vae import decoder_steps, encoder_steps, run_tiled
 from pipelines.stable_diffusion.unet import UNet, _per_prompt
 from pipelines.stable_diffusion.vae import Vae, run_lockstep
@@ -174,7 +174,9 @@ def test_lockstep_encoder_equals_the_published_tiled_vae(tile: int, fusion: Fusi
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_normalised_blend_equals_weighted_sums_over_norms(batch: int) -> None:
     latent = torch.randn(1, 4, 40, 24)
-    predictor = NoisePredictor(UNet(small_architecture().unet, 999), OptimizedOptions(), torch.half)
+    predictor = NoisePredictor(
+        UNet(small_architecture().unet, 999), Prompting(guidance=1.07), torch.half
+    )
     predictor.replayed = Replayed(lambda tiles: torch.sin(tiles * 3))
     found = predictor.predict(latent, latent_tiles(40, 24, 16, 6), batch)
     weights = gaussian_weights(16)

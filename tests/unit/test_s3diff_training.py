@@ -30,17 +30,16 @@ from torch.utils.data import Dataset
 
 from pipelines.contract import PipelineError, Precision, WeightsSource, posterior_noise
 from pipelines.degradations import degrade
+from pipelines.diffusion.lora import LoraPair
 from pipelines.pictures import write_png
 from pipelines.s3diff.architecture import Architecture
 from pipelines.s3diff.baseline import S3DiffBaseline
-from pipelines.s3diff.checkpoint_files import read_pickle
 from pipelines.s3diff.degradation import DegradationEstimator
 from pipelines.s3diff.expected import expected_tensors
 from pipelines.s3diff.lora import unet_block, vae_block
 from pipelines.s3diff.meta import meta_checkpoint
 from pipelines.s3diff.options import BaselineOptions, ColorFix
 from pipelines.s3diff.recipe import small_architecture
-from pipelines.s3diff.steps import pixels_to_tensor
 from pipelines.s3diff.train.__main__ import main
 from pipelines.s3diff.train.checkpoint import Base, Keeper, write_pickle
 from pipelines.s3diff.train.discriminators import Discriminator
@@ -52,7 +51,9 @@ from pipelines.s3diff.train.run import Places, open_accelerator, open_model, tra
 from pipelines.s3diff.train.samples import draw_roles, make_part
 from pipelines.s3diff.train.settings import AdamSettings, Settings, read_settings
 from pipelines.s3diff.train.task import S3DiffTask
-from pipelines.s3diff.weights import Checkpoint, LoraPair, check_folder, read_checkpoint
+from pipelines.s3diff.weights import Checkpoint, check_folder, read_checkpoint
+from pipelines.stable_diffusion.checkpoint_files import read_pickle
+from pipelines.stable_diffusion.steps import pixels_to_tensor
 from pipelines.training.batches import Share, numbered_loader, reseed
 from pipelines.training.loop import Outcome
 from pipelines.training.states import State, load_state, save_state

@@ -6,8 +6,9 @@ would forget how bright and how strong everything is. So groups are as wide as i
 
 from __future__ import annotations
 
-from pipelines.s3diff.architecture import Architecture, published_json
+from pipelines.s3diff.architecture import Architecture
 from pipelines.s3diff.recipe import small_text_encoder
+from pipelines.stable_diffusion.architecture import published_json
 
 
 def architecture() -> Architecture:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from pipelines.s3diff.architecture import Architecture
 from pipelines.s3diff.expected import expected_tensors
 from pipelines.s3diff.recipe import Ends, Recipe
 from pipelines.s3diff.synthesize import SNAPSHOT_FILES, byte_vocabulary, tensor
+from pipelines.stable_diffusion.architecture import published_text
 
 Tensors = dict[str, torch.Tensor]
 
@@ -31,8 +31,7 @@ def write_tokenizer(folder: Path) -> None:
     """The scheduler's and the tokenizer's files of a small `sd-turbo/`."""
     for name in SNAPSHOT_FILES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        published = files("pipelines.s3diff") / "published" / name
-        (folder / name).write_bytes(published.read_bytes())
+        (folder / name).write_text(published_text(name), encoding="utf-8")
     vocabulary = json.dumps(byte_vocabulary(), indent=2) + "\n"
     (folder / "tokenizer" / "vocab.json").write_text(vocabulary, encoding="utf-8")
     (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")

@@ -12,12 +12,12 @@ import torch
 
 from pipelines.contract import PipelineError, WeightsSource
 from pipelines.s3diff.architecture import Architecture
-from pipelines.s3diff.checkpoint_files import read_json, read_pickle, read_safetensors
 from pipelines.s3diff.expected import expected_tensors
 from pipelines.s3diff.published_pickle import published_pickle
 from pipelines.s3diff.train.settings import LoraSettings
-from pipelines.s3diff.weight_sources import network_file
 from pipelines.s3diff.weights import Checkpoint, read_checkpoint
+from pipelines.stable_diffusion.checkpoint_files import read_json, read_pickle, read_safetensors
+from pipelines.stable_diffusion.weight_folder import network_file
 from pipelines.training.batches import reseed
 
 Tensors = dict[str, torch.Tensor]

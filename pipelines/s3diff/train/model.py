@@ -9,12 +9,19 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
+from pipelines.diffusion.lora import wrap_layers
 from pipelines.diffusion.one_step import alpha_bar, predict_x0
 from pipelines.s3diff.degradation import DegradationEstimator, Modulator
-from pipelines.s3diff.lora import ModulatedLora, unet_block, vae_block, wrap_layers
-from pipelines.s3diff.options import NEGATIVE_PROMPT, POSITIVE_PROMPT, TIMESTEP, VAE_FACTOR
-from pipelines.s3diff.steps import posterior_latent
+from pipelines.s3diff.lora import ModulatedLora, unet_block, vae_block
+from pipelines.s3diff.options import (
+    LORA_ALPHA,
+    NEGATIVE_PROMPT,
+    POSITIVE_PROMPT,
+    TIMESTEP,
+    VAE_FACTOR,
+)
 from pipelines.s3diff.weights import Checkpoint
+from pipelines.stable_diffusion.steps import posterior_latent
 
 Tensors = dict[str, torch.Tensor]
 POSITIVE, NEGATIVE = 0, 1
@@ -56,8 +63,12 @@ class TrainableS3Diff(nn.Module):
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
             self.vae.enable_gradient_checkpointing()
-        self._unet_layers = wrap_layers(self.unet, checkpoint.unet_lora, sizes.rank_unet)
-        self._vae_layers = wrap_layers(self.vae, checkpoint.vae_lora, sizes.rank_vae)
+        self._unet_layers = wrap_layers(
+            self.unet, checkpoint.unet_lora, LORA_ALPHA / sizes.rank_unet, ModulatedLora
+        )
+        self._vae_layers = wrap_layers(
+            self.vae, checkpoint.vae_lora, LORA_ALPHA / sizes.rank_vae, ModulatedLora
+        )
         self.unet_modulator = Modulator(checkpoint.modulation, "unet", sizes.rank_unet)
         self.vae_modulator = Modulator(checkpoint.modulation, "vae", sizes.rank_vae)
         self.register_buffer("prompts", _encoded_prompts(checkpoint), persistent=False)

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from pipelines.contract import PipelineError
-from pipelines.s3diff.checkpoint_files import read_pickle, read_safetensors
 from pipelines.s3diff.train.discriminators.interface import Discriminator, differences
+from pipelines.stable_diffusion.checkpoint_files import read_pickle, read_safetensors
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+LAYOUTS = (
+    "a weights folder holds sd-turbo/ with s3diff.pkl and de_net.pth (S3Diff; `srbench weights "
+    "fetch` downloads them) or with osediff.pkl (OSEDiff)"
+)
 _AGAIN = "download it again (`srbench weights fetch`)"
 _BROKEN = (
     RuntimeError,
@@ -35,10 +39,7 @@ def require_file(path: Path) -> None:
     except OSError:
         size = -1
     if size < 0 or not path.is_file():
-        raise PipelineError(
-            f"{path}: missing; a weights folder holds sd-turbo/, s3diff.pkl and de_net.pth "
-            "(`srbench weights fetch` downloads them)"
-        )
+        raise PipelineError(f"{path}: missing; {LAYOUTS}")
     if size == 0:
         raise PipelineError(f"{path}: the file is empty; {_AGAIN}")
 
@@ -57,25 +58,30 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_pickle(path: Path) -> dict[str, Any]:
     """The dictionary that `torch.save` wrote, read without running anything in it."""
-    import torch
-
-    require_file(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an odd pickle protocol ends in an error anyway
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise PipelineError(_refusal(path)) from error
-    except OSError as error:
-        raise PipelineError(f"{path}: cannot be read ({error.strerror})") from error
-    except _BROKEN as error:
-        raise PipelineError(f"{path}: truncated or damaged; {_AGAIN}") from error
+    content = read_torch(path)
     if not isinstance(content, dict):
         raise PipelineError(
             f"{path}: holds a {type(content).__name__} where a checkpoint is a dictionary; "
             "it is a file of another program"
         )
     return content
+
+
+def read_torch(path: Path) -> Any:
+    """What `torch.save` wrote, of plain things and tensors, read without running anything in it."""
+    import torch
+
+    require_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an odd pickle protocol ends in an error anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise PipelineError(_refusal(path)) from error
+    except OSError as error:
+        raise PipelineError(f"{path}: cannot be read ({error.strerror})") from error
+    except _BROKEN as error:
+        raise PipelineError(f"{path}: truncated or damaged; {_AGAIN}") from error
 
 
 def _refusal(path: Path) -> str:

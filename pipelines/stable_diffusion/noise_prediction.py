@@ -1,14 +1,14 @@
-"""Guided noise of a whole latent: the UNet over batches of tiles and both prompts."""
+"""Noise of a whole latent: the UNet over batches of tiles, with one prompt or two."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 
 from pipelines.diffusion.graphs import KEPT, Replayed
 from pipelines.diffusion.tiling import LatentTiles, gaussian_weights
-from pipelines.s3diff.options import OptimizedOptions
 from pipelines.stable_diffusion.unet import UNet
 from pipelines.stable_diffusion.unet_blocks import TextKV
 from pipelines.work import note_call
@@ -16,26 +16,48 @@ from pipelines.work import note_call
 Tensor = torch.Tensor
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompting:
+    """What becomes of the prompts.
+
+    Attributes:
+        guidance: Scale of classifier-free guidance between two prompts; None for one prompt.
+        cache_text_kv: Keep the prompts' keys and values.
+        batch_prompts: Both prompts in one batch.
+        share_prefix: What precedes the first cross-attention once for both, in one batch.
+    """
+
+    guidance: float | None
+    cache_text_kv: bool = True
+    batch_prompts: bool = True
+    share_prefix: bool = True
+
+    @property
+    def count(self) -> int:
+        """UNet samples of a tile."""
+        return 1 if self.guidance is None else 2
+
+
 class NoisePredictor:
-    """Classifier-free guidance over tiles, blended; replayed from CUDA graphs where captured.
+    """The UNet over tiles, guided and blended; replayed from CUDA graphs where captured.
 
     Args:
         unet: Its weights stay where they are from image to image.
-        options: Of the pipeline.
+        prompting: What becomes of the prompts.
         dtype: Of the UNet's input.
     """
 
-    def __init__(self, unet: UNet, options: OptimizedOptions, dtype: torch.dtype) -> None:
-        self.unet, self.options, self.dtype = unet, options, dtype
-        self.replayed = Replayed(self._guided)
+    def __init__(self, unet: UNet, prompting: Prompting, dtype: torch.dtype) -> None:
+        self.unet, self.prompting, self.dtype = unet, prompting, dtype
+        self.replayed = Replayed(self._predicted)
         self._prompts: Tensor
         self._text: list[TextKV] | None = None
         self._shares: dict[tuple[LatentTiles, torch.Size], Tensor] = {}
 
     def read_prompts(self, prompts: Tensor) -> None:
-        """Take the prompts' embeddings [2, 77, width] of this image, positive first."""
+        """Take the prompts' embeddings [prompts, 77, width], of two the positive first."""
         prompts = prompts.to(self.dtype)
-        if not self.options.cache_text_kv:
+        if not self.prompting.cache_text_kv:
             self._prompts = prompts
             return
         text = self.unet.text_keys_values(prompts)
@@ -46,14 +68,14 @@ class NoisePredictor:
         torch._foreach_copy_([t for pair in self._text for t in pair], [t for p in text for t in p])
 
     def predict(self, latent: Tensor, geometry: LatentTiles, batch: int) -> Tensor:
-        """Guided noise [1, C, h, w], float32.
+        """Noise [1, C, h, w], float32.
 
         Args:
             latent: [1, C, h, w], float32.
             geometry: Tiles of the latent.
             batch: Tiles in one batch at most; batches are made equally large.
         """
-        note_call("unet", 2 * len(geometry.offsets))
+        note_call("unet", self.prompting.count * len(geometry.offsets))
         windows = _windows(geometry)
         if len(windows) == 1:
             return self.replayed(latent).clone()
@@ -87,19 +109,26 @@ class NoisePredictor:
             self._shares[key] = shares.to(latent.device, latent.dtype)
         return self._shares[key]
 
-    def _guided(self, tiles: Tensor) -> Tensor:
-        """Guidance over a batch of tiles [B, C, h, w] -> float32 of the same shape."""
+    def _predicted(self, tiles: Tensor) -> Tensor:
+        """Noise of a batch of tiles [B, C, h, w], float32 of the same shape."""
         text = self._text or self.unet.text_keys_values(self._prompts)
         x = tiles.to(self.dtype)
-        if self.options.batch_prompts:
-            positive, negative = self.unet(x, text, share_prefix=self.options.share_prefix)
+        if self.prompting.guidance is None:
+            return torch.as_tensor(self.unet(x, text, share_prefix=False)[0].to(tiles.dtype))
+        positive, negative = self._both(x, text)
+        positive, negative = (eps.to(tiles.dtype) for eps in (positive, negative))
+        return torch.as_tensor(negative + self.prompting.guidance * (positive - negative))
+
+    def _both(self, x: Tensor, text: list[TextKV]) -> tuple[Tensor, Tensor]:
+        """Noise of both prompts, each [B, C, h, w]."""
+        if self.prompting.batch_prompts:
+            positive, negative = self.unet(x, text, share_prefix=self.prompting.share_prefix)
         else:
             positive, negative = (
                 self.unet(x, [(k[i : i + 1], v[i : i + 1]) for k, v in text], share_prefix=False)[0]
                 for i in range(2)
             )
-        positive, negative = (eps.to(tiles.dtype) for eps in (positive, negative))
-        return torch.as_tensor(negative + self.options.guidance * (positive - negative))
+        return positive, negative
 
 
 def batches(count: int, limit: int) -> list[tuple[int, int]]:

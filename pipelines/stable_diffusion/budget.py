@@ -10,15 +10,15 @@ import torch
 
 from pipelines.diffusion.memory import free_card_bytes
 from pipelines.diffusion.tiling import LatentTiles, VaeTile
-from pipelines.s3diff.architecture import Architecture
-from pipelines.s3diff.options import AUTO, VAE_FACTOR
+from pipelines.stable_diffusion.architecture import StableDiffusion
+from pipelines.stable_diffusion.options import AUTO, VAE_FACTOR
 
 ADA = (8, 9)
-WIDE_BATCH = 8
-"""16 samples with both prompts: below, the two lowest of the UNet's levels (144 and 576 rows a
-sample) leave multiprocessors idle; above, nothing is gained."""
-CACHED_BATCH = 2
-"""On Ada cards: 4 samples' activations stay in the 72 to 96 MB of L2, beside slow memory."""
+WIDE_BATCH = 16
+"""Samples, which are tiles times prompts: below, the two lowest of the UNet's levels (144 and 576
+rows a sample) leave multiprocessors idle; above, nothing is gained."""
+CACHED_BATCH = 4
+"""On Ada cards: the activations of 4 samples stay in the 72 to 96 MB of L2, beside slow memory."""
 SAMPLE_MAPS = 27
 """Live bytes of one UNet sample over its top-level map (5.9 MB for 320 x 96 x 96 in fp16)."""
 ALL_TILES, ONE_TILE = 1.05, 1.6
@@ -87,7 +87,7 @@ def read_card(device: torch.device | None, graph_bytes: int = 0) -> Card | None:
 
 
 def needs_of(
-    architecture: Architecture,
+    architecture: StableDiffusion,
     vae_tiles: Sequence[VaeTile],
     unet_tiles: LatentTiles,
     element_bytes: int,
@@ -115,7 +115,11 @@ def needs_of(
 
 
 def choose_budget(
-    tile_batch: int, spill: Literal["auto", "never", "always"], needs: Needs, card: Card | None
+    tile_batch: int,
+    spill: Literal["auto", "never", "always"],
+    needs: Needs,
+    card: Card | None,
+    prompts: int = 2,
 ) -> Budget:
     """Decide for one size.
 
@@ -124,10 +128,11 @@ def choose_budget(
         spill: `auto` parks tiles where they would not fit.
         needs: Of the size.
         card: None without a card: memory is then the operating system's business.
+        prompts: UNet samples of one tile.
     """
     park, why = _parking(spill, needs, card)
     needed = needs.parked if park else needs.resident
-    batch, reason = _batch(tile_batch, needs, needed, card)
+    batch, reason = _batch(tile_batch, needs, needed, card, prompts)
     return Budget(batch, reason, park, why, needed)
 
 
@@ -145,15 +150,17 @@ def _parking(spill: str, needs: Needs, card: Card | None) -> tuple[bool, str]:
     return True, f"{_PLACES[True]} ({needed:.1f} GiB needed, only {free:.1f} GiB free)"
 
 
-def _batch(tile_batch: int, needs: Needs, needed_bytes: int, card: Card | None) -> tuple[int, str]:
+def _batch(
+    tile_batch: int, needs: Needs, needed_bytes: int, card: Card | None, prompts: int
+) -> tuple[int, str]:
     if tile_batch != AUTO:
         return tile_batch, f"tile_batch={tile_batch}"
     if card is None:
-        return WIDE_BATCH, "default without a card"
+        return WIDE_BATCH // prompts, "default without a card"
     if card.capability == ADA:
-        batch, why = CACHED_BATCH, "the activations stay in this card's L2"
+        batch, why = CACHED_BATCH // prompts, "the activations stay in this card's L2"
     else:
-        batch, why = WIDE_BATCH, "fills the card"
+        batch, why = WIDE_BATCH // prompts, "fills the card"
     # A captured graph keeps its memory beside the VAE's.
-    fitting = max(1, (card.free_bytes - needed_bytes) // (2 * needs.unet_sample))
+    fitting = max(1, (card.free_bytes - needed_bytes) // (prompts * needs.unet_sample))
     return (batch, why) if batch <= fitting else (fitting, "as many as fit in its memory")

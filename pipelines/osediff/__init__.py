@@ -1,0 +1,1 @@
+"""OSEDiff: one-step effective diffusion for real-world super-resolution (Wu et al., 2024)."""
