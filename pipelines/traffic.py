@@ -30,6 +30,9 @@ _KINDS = {
     "aten.baddbmm": "linear",
     "pipelines.merge_lora": "linear",
     "pipelines.int8_linear": "linear",
+    "pipelines.static_int8_linear": "int8_linear",
+    "pipelines.static_int8_conv": "int8_conv",
+    "pipelines.fp8_linear": "fp8_linear",
     "aten.native_group_norm": "norm",
     "aten.native_layer_norm": "norm",
     "aten.native_batch_norm": "norm",
@@ -37,13 +40,20 @@ _KINDS = {
     "pipelines.group_norm": "norm",
     "pipelines.group_statistics": "norm",
     "pipelines.group_normalize": "norm",
+    "pipelines.group_norm_quantize": "norm",
+    "pipelines.group_normalize_quantize": "norm",
+    "pipelines.layer_norm_quantize": "norm",
     "pipelines.merge_statistics": "norm",
 }
 _BATCHED = ("aten.bmm", "aten.baddbmm")
-MATRIX_KINDS = ("conv", "linear", "attention")
+MATRIX_KINDS = ("conv", "linear", "attention", "int8_conv", "int8_linear", "fp8_linear")
 """Kinds that no other operator can be fused into: they alone move ideal bytes."""
 
-_READ_TWICE = ("aten.native_group_norm", "pipelines.group_norm")
+_READ_TWICE = (
+    "aten.native_group_norm",
+    "pipelines.group_norm",
+    "pipelines.group_norm_quantize",
+)
 """Statistics first, then the values again: no map of ours stays in registers between the two."""
 
 _ROWS_ONLY = ("aten.embedding", "aten.index", "aten.index_select", "aten.gather")

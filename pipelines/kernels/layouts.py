@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, bfloat16, channels_last, float16, float32, int64
+from collections.abc import Sequence
+
+from torch import Tensor, bfloat16, channels_last, dtype, float16, float32, int8, int32, int64
 
 _FLOATS = (float16, float32)
 
@@ -181,4 +183,156 @@ def step_fits(
         and coefficients.shape[1:] == (5,)
         and all(t.device == x.device for t in (*images, coefficients, step))
         and _vectors(x, eps_bias)
+    )
+
+
+def _quantizer(channels: int, like: Tensor, quantizer: Tensor) -> bool:
+    """[3, C], on the device of `like`."""
+    return (
+        quantizer.dtype == float32
+        and quantizer.shape == (3, channels)
+        and quantizer.is_contiguous()
+        and quantizer.device == like.device
+    )
+
+
+def _rows(x: Tensor, dtypes: Sequence[dtype] = _FLOATS) -> bool:
+    return x.dtype in dtypes and x.numel() > 0 and x.is_contiguous()
+
+
+def codes_fit(x: Tensor, quantizer: Tensor, levels: int) -> bool:
+    """For `quantize_channels`."""
+    return _rows(x) and _quantizer(x.shape[-1], x, quantizer)
+
+
+def fp8_codes_fit(x: Tensor, quantizer: Tensor) -> bool:
+    """For `quantize_fp8`."""
+    return (
+        _rows(x)
+        and quantizer.dtype == float32
+        and quantizer.shape == (2, x.shape[-1])
+        and quantizer.is_contiguous()
+        and quantizer.device == x.device
+    )
+
+
+def geglu_codes_fit(x: Tensor, quantizer: Tensor, levels: int) -> bool:
+    """For `geglu_quantize`."""
+    return geglu_fits(x) and _quantizer(x.shape[-1] // 2, x, quantizer)
+
+
+LONGEST_ROW = 4096
+"""Channels of a LayerNorm whose rows are held in registers."""
+MOST_READERS = 3
+"""Layers behind a LayerNorm whose codes one kernel writes: queries, keys and values."""
+
+
+def layer_norm_codes_fit(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    quantizers: Sequence[Tensor],
+    levels: int,
+) -> bool:
+    """For `layer_norm_quantize`."""
+    channels = x.shape[-1]
+    return (
+        _rows(x)
+        and channels <= LONGEST_ROW
+        and 1 <= len(quantizers) <= MOST_READERS
+        and _vectors(x.view(-1, channels), weight, bias)
+        and all(_quantizer(channels, x, quantizer) for quantizer in quantizers)
+    )
+
+
+def normalize_codes_fit(
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    shift: Tensor | None,
+    silu: bool,
+    quantizer: Tensor,
+    levels: int,
+) -> bool:
+    """For `group_normalize_quantize`."""
+    return normalize_fits(x, statistics, weight, bias, eps, shift) and _quantizer(
+        x.shape[1], x, quantizer
+    )
+
+
+def norm_codes_fit(
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    shift: Tensor | None,
+    silu: bool,
+    quantizer: Tensor,
+    levels: int,
+) -> bool:
+    """For `group_norm_quantize`."""
+    return norm_fits(x, groups, weight, bias, eps, shift) and _quantizer(x.shape[1], x, quantizer)
+
+
+def _product_fits(
+    codes: Tensor,
+    weight: Tensor,
+    scales: Tensor,
+    correction: Tensor,
+    bias: Tensor,
+    result: dtype,
+) -> bool:
+    vectors = (scales, correction, bias)
+    return (
+        codes.dtype == weight.dtype == int8
+        and codes.numel() > 0
+        and correction.dtype == int32
+        and scales.dtype == bias.dtype == float32
+        and result in _FLOATS
+        and all(t.is_contiguous() and t.device == codes.device for t in (weight, *vectors))
+    )
+
+
+def int8_linear_fits(
+    codes: Tensor,
+    weight: Tensor,
+    scales: Tensor,
+    correction: Tensor,
+    bias: Tensor,
+    residual: Tensor | None,
+    result: dtype,
+) -> bool:
+    """For `static_int8_linear`: rows of codes at equal distances."""
+    steps = zip(codes.shape[1:-1], codes.stride()[:-2], codes.stride()[1:-1], strict=True)
+    return (
+        _product_fits(codes, weight, scales, correction, bias, result)
+        and codes.stride(-1) == 1
+        and all(outer == inner * length for length, outer, inner in steps)
+        and (residual is None or (_rows(residual) and residual.device == codes.device))
+    )
+
+
+def int8_conv_fits(
+    codes: Tensor,
+    weight: Tensor,
+    scales: Tensor,
+    correction: Tensor,
+    bias: Tensor,
+    residual: Tensor | None,
+    size: Sequence[int],
+    stride: int,
+    padding: Sequence[int],
+    result: dtype,
+) -> bool:
+    """For `static_int8_conv`: pixels of codes at equal distances."""
+    _, _, height, width = codes.shape
+    pixel = codes.stride(3)
+    return (
+        _product_fits(codes, weight, scales, correction, bias, result)
+        and codes.stride() == (height * width * pixel, 1, width * pixel, pixel)
+        and (residual is None or (_feature_map(residual) and residual.device == codes.device))
     )

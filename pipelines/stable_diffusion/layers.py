@@ -15,6 +15,7 @@ from torch import nn
 
 from pipelines import kernels
 from pipelines.diffusion.upsample import fold_upsample, upsample_conv
+from pipelines.kernels import static_int8
 
 Tensor = torch.Tensor
 
@@ -30,6 +31,25 @@ class Fusion:
 
     norm: bool = False
     pointwise: bool = False
+
+
+class CodeReader(nn.Module):
+    """A layer in integers: it reads int8 codes, and makes them itself of a floating input.
+
+    A norm or an activation before it that knows it writes the codes at once (the floating map never
+    is), and a residual is added where the layer's own result is rounded.
+
+    Attributes:
+        quantizer: [3, C] float32: multiplier, offset and zero of every input channel, as in
+            `pipelines.kernels.static_int8`.
+        levels: The largest code.
+    """
+
+    quantizer: Tensor
+    levels: int
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
 
 
 def deferred_bias(conv: nn.Module, *, fused: bool) -> Tensor | None:
@@ -49,13 +69,42 @@ def convolve(conv: nn.Module, x: Tensor, deferred: Tensor | None) -> Tensor:
 
 
 def group_norm(
-    norm: nn.GroupNorm, x: Tensor, shift: Tensor | None = None, *, silu: bool, fused: bool
+    norm: nn.GroupNorm,
+    x: Tensor,
+    shift: Tensor | None = None,
+    *,
+    silu: bool,
+    fused: bool,
+    reader: nn.Module | None = None,
 ) -> Tensor:
-    """GroupNorm of x + shift, with SiLU if asked. Only the fused form takes a shift."""
+    """GroupNorm of x + shift, with SiLU if asked; the codes of it where `reader` reads codes.
+
+    Only the fused form, and that of a reader of codes, takes a shift.
+    """
+    if isinstance(reader, CodeReader):
+        return static_int8.group_norm_quantize(
+            x, norm.num_groups, norm.weight, norm.bias, norm.eps, shift, silu,
+            reader.quantizer, reader.levels,
+        )  # fmt: skip
     if fused:
         return kernels.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps, shift, silu)
     x = norm(x)
     return F.silu(x, inplace=True) if silu else x
+
+
+def read_codes(layers: Sequence[nn.Module]) -> list[CodeReader] | None:
+    """These layers, if all of them read codes, of equally many levels."""
+    readers = [layer for layer in layers if isinstance(layer, CodeReader)]
+    alike = len(readers) == len(layers) and len({reader.levels for reader in readers}) == 1
+    return readers if alike else None
+
+
+def layer_norm_codes(norm: nn.LayerNorm, x: Tensor, readers: Sequence[CodeReader]) -> list[Tensor]:
+    """Codes of the LayerNorm of x [..., C], one tensor for each of up to three readers."""
+    quantizers = [reader.quantizer for reader in readers]
+    levels = readers[0].levels
+    codes = static_int8.layer_norm_quantize(x, norm.weight, norm.bias, norm.eps, quantizers, levels)
+    return list(codes.unbind())
 
 
 def add_residual(x: Tensor, residual: Tensor, shift: Tensor | None, *, fused: bool) -> Tensor:
@@ -89,6 +138,8 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
         """[B, C, h, w] -> [B, C, *size]; folded where size is exactly double."""
+        if isinstance(self.conv, CodeReader):
+            return torch.as_tensor(self.conv(x, size=size))
         height, width = x.shape[-2:]
         if self.folded is not None and tuple(size) == (2 * height, 2 * width):
             return upsample_conv(x, self.folded, self.conv.bias)

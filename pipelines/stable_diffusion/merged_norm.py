@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipelines import kernels
-from pipelines.stable_diffusion.layers import group_norm
+from pipelines.kernels import static_int8
+from pipelines.stable_diffusion.layers import CodeReader, group_norm
 from pipelines.stable_diffusion.tiles import Tiles
 
 Tensor = torch.Tensor
@@ -27,12 +28,26 @@ class MergedGroupNorm(nn.GroupNorm):
     )
 
     def normaliser(
-        self, tiles: Tiles, shift: Tensor | None = None, *, silu: bool, fused: bool
+        self,
+        tiles: Tiles,
+        shift: Tensor | None = None,
+        *,
+        silu: bool,
+        fused: bool,
+        reader: nn.Module | None = None,
     ) -> Callable[[Tensor], Tensor]:
-        """The function that normalises one of these tiles, its deferred bias `shift` included."""
+        """The function that normalises one of these tiles, its deferred bias `shift` included.
+
+        It gives the codes of the normalised tile where `reader` reads codes.
+        """
         if tiles.count == 1:
-            return partial(group_norm, self, shift=shift, silu=silu, fused=fused)
+            return partial(group_norm, self, shift=shift, silu=silu, fused=fused, reader=reader)
         merged = self.merge(tiles.statistics, tiles.areas)
+        if isinstance(reader, CodeReader):
+            quantizer, levels = reader.quantizer, reader.levels
+            return lambda tile: static_int8.group_normalize_quantize(
+                tile, merged, self.weight, self.bias, self.eps, shift, silu, quantizer, levels
+            )
         if fused:
             return lambda tile: kernels.group_normalize(
                 tile, merged, self.weight, self.bias, self.eps, shift, silu

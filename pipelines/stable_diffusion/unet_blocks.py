@@ -14,13 +14,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipelines import kernels
+from pipelines.kernels import static_int8
 from pipelines.stable_diffusion.layers import (
+    CodeReader,
     Fusion,
     Upsample,
     add_residual,
     convolve,
     deferred_bias,
     group_norm,
+    layer_norm_codes,
+    read_codes,
 )
 
 Tensor = torch.Tensor
@@ -51,12 +55,15 @@ class ResnetBlock(nn.Module):
     def forward(self, x: Tensor, time: Tensor | None) -> Tensor:
         """`time` is the activated time embedding, None when it is folded into `conv1`."""
         fused, pointwise = self.fusion.norm, self.fusion.pointwise
-        h = group_norm(self.norm1, x, silu=True, fused=fused)
+        h = group_norm(self.norm1, x, silu=True, fused=fused, reader=self.conv1)
         bias = deferred_bias(self.conv1, fused=fused)
         h = convolve(self.conv1, h, bias)
         if time is not None:
             h = h + self.time_emb_proj(time)[:, :, None, None]
-        h = group_norm(self.norm2, h, bias, silu=True, fused=fused)
+        h = group_norm(self.norm2, h, bias, silu=True, fused=fused, reader=self.conv2)
+        if isinstance(self.conv2, CodeReader):
+            shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)
+            return torch.as_tensor(self.conv2(h, shortcut))
         bias = deferred_bias(self.conv2, fused=pointwise)
         h = convolve(self.conv2, h, bias)
         shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)
@@ -100,6 +107,22 @@ class Attention(nn.Module):
         out = F.scaled_dot_product_attention(query, keys, values)
         return torch.as_tensor(self.to_out[0](out.transpose(1, 2).flatten(2)))
 
+    def add_to(self, tokens: Tensor, norm: nn.LayerNorm, text: TextKV | None = None) -> Tensor:
+        """Sum of tokens and the attention of their LayerNorm.
+
+        Layers that read codes get them from the LayerNorm, and the last of them adds the tokens.
+        """
+        out = self.to_out[0]
+        layers = [self.to_q] if text is not None else [self.to_q, self.to_k, self.to_v]
+        readers = read_codes(layers) if self.to_qkv is None else None
+        if readers is None or not isinstance(out, CodeReader):
+            return torch.as_tensor(tokens + self(norm(tokens), text))
+        codes = layer_norm_codes(norm, tokens, readers)
+        query, *own = (self._split(r(each)) for r, each in zip(readers, codes, strict=True))
+        keys, values = own if text is None else text
+        attended = F.scaled_dot_product_attention(query, keys, values)
+        return torch.as_tensor(out(attended.transpose(1, 2).flatten(2), tokens))
+
 
 class GatedLinear(nn.Module):
     """GEGLU (Shazeer 2020)."""
@@ -129,6 +152,16 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.as_tensor(self.net[2](self.net[0](x)))
 
+    def add_to(self, tokens: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """Sum of tokens and the layers of their LayerNorm; see `Attention.add_to`."""
+        gated, out = self.net[0], self.net[2]
+        assert isinstance(gated, GatedLinear)
+        if not isinstance(gated.proj, CodeReader) or not isinstance(out, CodeReader):
+            return torch.as_tensor(tokens + self(norm(tokens)))
+        (codes,) = layer_norm_codes(norm, tokens, [gated.proj])
+        codes = static_int8.geglu_quantize(gated.proj(codes), out.quantizer, out.levels)
+        return torch.as_tensor(out(codes, tokens))
+
 
 class TransformerBlock(nn.Module):
     """Self-attention, cross-attention, feed-forward, each behind a LayerNorm."""
@@ -144,12 +177,11 @@ class TransformerBlock(nn.Module):
 
     def before_text(self, tokens: Tensor) -> Tensor:
         """Self-attention."""
-        return torch.as_tensor(tokens + self.attn1(self.norm1(tokens)))
+        return self.attn1.add_to(tokens, self.norm1)
 
     def forward(self, tokens: Tensor, text: TextKV) -> Tensor:
         """Cross-attention and feed-forward, behind `before_text`."""
-        tokens = tokens + self.attn2(self.norm2(tokens), text)
-        return torch.as_tensor(tokens + self.ff(self.norm3(tokens)))
+        return self.ff.add_to(self.attn2.add_to(tokens, self.norm2, text), self.norm3)
 
 
 class Transformer(nn.Module):
@@ -176,12 +208,15 @@ class Transformer(nn.Module):
 
     def before_text(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> tokens after self-attention: all that no prompt has touched yet."""
-        x = group_norm(self.norm, x, silu=False, fused=self.fused_norm)
+        x = group_norm(self.norm, x, silu=False, fused=self.fused_norm, reader=self.proj_in)
         return self.block.before_text(self.proj_in(x.flatten(2).transpose(1, 2)))
 
     def after_text(self, tokens: Tensor, x: Tensor, text: TextKV) -> Tensor:
         """Cross-attention and the rest; `x` is the residual."""
         tokens = self.block(tokens, text)
+        if isinstance(self.proj_out, CodeReader):
+            out = self.proj_out(tokens, x.flatten(2).transpose(1, 2))
+            return torch.as_tensor(out.transpose(1, 2).reshape(x.shape))
         out = self.proj_out(tokens).transpose(1, 2).reshape(x.shape)
         return torch.as_tensor(out + x)
 

@@ -20,6 +20,7 @@ from pipelines import kernels
 from pipelines.diffusion.attention import chunked_attention
 from pipelines.diffusion.tiling import Box, VaeTile
 from pipelines.stable_diffusion.layers import (
+    CodeReader,
     Fusion,
     Upsample,
     add_residual,
@@ -54,17 +55,20 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tiles) -> Tiles:
         fused, pointwise = self.fusion.norm, self.fusion.pointwise
-        normalise = self.norm1.normaliser(x, silu=True, fused=fused)
+        normalise = self.norm1.normaliser(x, silu=True, fused=fused, reader=self.conv1)
         bias = deferred_bias(self.conv1, fused=fused)
         h, residuals = x.none(), x.none()
         for tile in x.drain():
             h.add(convolve(self.conv1, normalise(tile), bias), bias)
             # Before the second half: where it narrows the map, the wide one need not wait.
             residuals.hold(tile if self.conv_shortcut is None else self.conv_shortcut(tile))
-        normalise = self.norm2.normaliser(h, bias, silu=True, fused=fused)
+        normalise = self.norm2.normaliser(h, bias, silu=True, fused=fused, reader=self.conv2)
         bias = deferred_bias(self.conv2, fused=pointwise)
         done = x.none()
         for tile, residual in zip(h.drain(), residuals.drain(), strict=True):
+            if isinstance(self.conv2, CodeReader):
+                done.add(self.conv2(normalise(tile), residual))
+                continue
             out = convolve(self.conv2, normalise(tile), bias)
             done.add(add_residual(out, residual, bias, fused=pointwise))
         return done
@@ -99,14 +103,21 @@ class TileAttention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Stride-2 convolution after padding the right and the bottom by one."""
+    """Stride-2 convolution after padding the right and the bottom by one.
+
+    One that reads codes pads by itself.
+    """
+
+    padding = (0, 1)
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.as_tensor(self.conv(F.pad(x, (0, 1, 0, 1))))
+        if isinstance(self.conv, CodeReader):
+            return torch.as_tensor(self.conv(x))
+        return torch.as_tensor(self.conv(F.pad(x, 2 * self.padding)))
 
 
 class Stage(nn.Module):
