@@ -1,0 +1,1 @@
+"""Distributed calibration of quantized one-step networks (PassionSR): photographs to bounds."""
