@@ -158,6 +158,9 @@ class Pipeline(Protocol):
 
     Constructed with an instance of its own frozen `Options` dataclass, then `load`, optionally
     `prepare` for each size, then `upscale` any number of times.
+
+    One whose pictures are not `scale` times as large as the input also has
+    `output_size(height, width, scale) -> (height, width)`, which needs no weights.
     """
 
     name: ClassVar[str]

@@ -73,6 +73,9 @@ DOCUMENTED = (
 SMOKE = (Case(32, 32, 4), Case(48, 32, 4), Case(64, 64, 4))
 """Small enough for two CPU cores and a minute."""
 
+OSEDIFF_SMOKE = (Case(128, 128, 4), Case(160, 128, 4))
+"""The published size, and an oblong one; smaller sides would be enlarged to 128 pixels first."""
+
 SRDIFF = (Case(80, 68, 4), Case(128, 128, 4), Case(512, 512, 4), Case(510, 339, 4))
 """The output of the published 0.96 s, two squares, and a whole picture of DIV2K (2040x1356)."""
 
@@ -82,6 +85,7 @@ SRDIFF_SMOKE = (Case(16, 16, 4), Case(24, 16, 4))
 MATRICES = {
     "documented": DOCUMENTED,
     "smoke": SMOKE,
+    "osediff-smoke": OSEDIFF_SMOKE,
     "srdiff": SRDIFF,
     "srdiff-smoke": SRDIFF_SMOKE,
 }

@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from srbench.built_in import BUILT_IN, Entry
 from srbench.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -20,63 +21,6 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "srbench.pipelines"
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Entry:
-    """Where a pipeline lives.
-
-    Attributes:
-        name: Name of the arm in records and tables.
-        target: `module:attribute` of its class.
-        options: `module:attribute` of its options, when those can be had without its networks.
-    """
-
-    name: str
-    target: str
-    options: str | None = None
-
-
-BUILT_IN = {
-    entry.name: entry
-    for entry in (
-        Entry(
-            "s3diff-baseline",
-            "pipelines.s3diff.baseline:S3DiffBaseline",
-            "pipelines.s3diff.options:BaselineOptions",
-        ),
-        Entry(
-            "s3diff-optimized",
-            "pipelines.s3diff.optimized:S3DiffOptimized",
-            "pipelines.s3diff.options:OptimizedOptions",
-        ),
-        *(
-            Entry(
-                f"s3diff-{variant}",
-                f"pipelines.s3diff.variants:S3Diff{name}",
-                f"pipelines.s3diff.variant_options:{name}Options",
-            )
-            for variant, name in (
-                ("tile128", "Tile128"),
-                ("untiled-vae", "UntiledVae"),
-                ("true-groupnorm", "TrueGroupNorm"),
-                ("int8-negative", "Int8Negative"),
-            )
-        ),
-        *(
-            Entry(
-                f"srdiff-{variant}",
-                f"pipelines.srdiff.{module}:SRDiff{name}",
-                f"pipelines.srdiff.options:{name}Options",
-            )
-            for variant, module, name in (
-                ("baseline", "baseline", "Baseline"),
-                ("optimized", "optimized", "Optimized"),
-                ("ddim", "optimized", "Ddim"),
-            )
-        ),
-    )
-}
 
 
 def pipeline_names() -> list[str]:
@@ -123,6 +67,14 @@ def load_pipeline(name: str) -> type[Pipeline]:
 def decisions_of(pipeline: Pipeline, height: int, width: int, scale: int) -> dict[str, str]:
     """What a pipeline chose for an LR size; nothing of a revision from before they told."""
     tell: Callable[..., dict[str, str]] = getattr(pipeline, "decisions", lambda *_: {})
+    return tell(height, width, scale)
+
+
+def output_size(pipeline: Pipeline, height: int, width: int, scale: int) -> tuple[int, int]:
+    """Height and width of what a pipeline makes of an LR size: scaled, unless it tells another."""
+    tell: Callable[..., tuple[int, int]] = getattr(
+        pipeline, "output_size", lambda *_: (height * scale, width * scale)
+    )
     return tell(height, width, scale)
 
 

@@ -38,10 +38,10 @@ class System:
 
 
 S3DIFF = System("s3diff", "pipelines.s3diff", "documented", "smoke")
+OSEDIFF = System("osediff", "pipelines.osediff", "documented", "osediff-smoke")
 SRDIFF = System("srdiff", "pipelines.srdiff", "srdiff", "srdiff-smoke")
 
-
-_SYSTEMS = (S3DIFF, SRDIFF)
+_SYSTEMS = (S3DIFF, OSEDIFF, SRDIFF)
 
 
 def system_of(pipeline: str) -> System | None:

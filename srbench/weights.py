@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from math import prod
 from pathlib import Path
 
 from pipelines.contract import PipelineError
-from srbench.systems import S3DIFF, SRDIFF, System
+from srbench.systems import OSEDIFF, S3DIFF, SRDIFF, System
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +29,21 @@ class Examined:
 def system_of_weights(path: Path) -> System:
     """Whose weights a user's path names, by its layout alone.
 
-    S3Diff has a folder of three; SRDiff a checkpoint, alone or in a folder.
+    S3Diff has a folder of three, OSEDiff one of two, the snapshot in both; SRDiff a checkpoint,
+    alone or in a folder.
     """
+    from pipelines.osediff.weight_sources import OSEDIFF_FILES
+
     from pipelines.s3diff.weight_sources import S3DIFF_FILES
     from pipelines.srdiff.weight_sources import SUFFIXES
 
     if path.is_file():
         return SRDIFF
-    if not path.is_dir() or any((path / name).exists() for name in ("sd-turbo", *S3DIFF_FILES)):
+    if not path.is_dir() or any((path / name).exists() for name in S3DIFF_FILES):
+        return S3DIFF
+    if any((path / name).exists() for name in OSEDIFF_FILES):
+        return OSEDIFF
+    if (path / "sd-turbo").exists():
         return S3DIFF
     return SRDIFF if any(file.suffix in SUFFIXES for file in path.iterdir()) else S3DIFF
 
@@ -44,18 +52,18 @@ def examine_weights(path: Path) -> Examined:
     """Read weights and hold their names and shapes against the architecture.
 
     Args:
-        path: A folder in S3Diff's layout, an SRDiff checkpoint, or a folder that holds one.
+        path: A folder in S3Diff's or OSEDiff's layout, an SRDiff checkpoint, or a folder that holds
+            one.
 
     Raises:
         PipelineError: A folder with several SRDiff checkpoints, or a file that cannot be read.
     """
-    if system_of_weights(path) is SRDIFF:
+    system = system_of_weights(path)
+    if system is SRDIFF:
         return _examine_checkpoint(path)
-    from pipelines.s3diff.weight_sources import file_hashes
-    from pipelines.s3diff.weights import check_folder
-
-    problems = check_folder(path)
-    hashes = {} if problems else file_hashes(path)
+    problems = import_module(f"{system.package}.weights").check_folder(path)
+    sources = import_module(f"{system.package}.weight_sources")
+    hashes = {} if problems else sources.file_hashes(path)
     return Examined(path, problems, [f"{value}  {name}" for name, value in hashes.items()])
 
 

@@ -23,6 +23,7 @@ from srbench.registry import (
     decisions_of,
     load_pipeline,
     option_names,
+    output_size,
     parse_options,
 )
 from srbench.scratch import keep, keep_if, kept
@@ -148,7 +149,7 @@ class Workbench:
             lambda: pipeline.upscale(image, request.scale, seed=request.seed), self._device
         )
         after = self._readings()
-        _check_picture(timing.result, image, request.scale)
+        _check_picture(timing.result, pipeline, image, request.scale)
         return protocol.Timed(
             latency_ms=timing.latency_ms,
             gpu_ms=timing.gpu_ms,
@@ -203,7 +204,7 @@ class Workbench:
     def _paint(self, request: protocol.Paint) -> protocol.Painted:
         image, pipeline = self._input(request.image), self.pipeline
         picture = pipeline.upscale(image, request.scale, seed=request.seed)
-        _check_picture(picture, image, request.scale)
+        _check_picture(picture, pipeline, image, request.scale)
         picture_float, eps = self._exact(request)
         return protocol.Painted(
             picture=keep(picture, request.outputs, "picture"),
@@ -277,8 +278,11 @@ def _totals(counts: WorkCounts) -> dict[str, Any]:
     return {name: getattr(counts, name) for name in names if name != "operators"}
 
 
-def _check_picture(picture: NDArray[np.uint8], image: NDArray[np.uint8], scale: int) -> None:
-    expected = (image.shape[0] * scale, image.shape[1] * scale, 3)
+def _check_picture(
+    picture: NDArray[np.uint8], pipeline: Pipeline, image: NDArray[np.uint8], scale: int
+) -> None:
+    height, width = image.shape[:2]
+    expected = (*output_size(pipeline, height, width, scale), 3)
     if picture.shape != expected or picture.dtype != np.uint8:
         raise ValueError(
             f"the pipeline returned {picture.dtype} {picture.shape}, expected uint8 {expected}"

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="S3Diff's folder, an SRDiff checkpoint, `mini` or `synthetic` [default: "
-        "SRBENCH_WEIGHTS, hub cache]"
+        help="S3Diff's or OSEDiff's folder, an SRDiff checkpoint, `mini` or `synthetic` "
+        "[default: SRBENCH_WEIGHTS, hub cache]"
     ),
 ]
 
@@ -51,7 +51,10 @@ def upscale(
         int | None,
         typer.Option(help="That many pictures an image, into OUTPUT/sample-0000/ and on.", min=1),
     ] = None,
-    color_fix: Annotated[str | None, typer.Option(help="`wavelet`, `adain` or `none`.")] = None,
+    color_fix: Annotated[
+        str | None,
+        typer.Option(help="`wavelet`, `adain` or `none` [default: the pipeline's own]"),
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="`fp32` or `fp16` [default: fp16 on cuda, fp32 on cpu]")
     ] = None,

@@ -230,10 +230,10 @@ def _pipelines() -> list[dict[str, Any]]:
 
 def _cases(*, work: bool) -> list[dict[str, Any]]:
     from srbench.armspec import parse_arm
+    from srbench.built_in import BUILT_IN
     from srbench.cases import MATRICES
     from srbench.config import Settings
     from srbench.counting import count_work
-    from srbench.registry import BUILT_IN
 
     rows = [
         {"name": case.name, "matrix": matrix, "output": f"{case.width * case.scale}x"

@@ -50,8 +50,8 @@ def check(
     weights: Annotated[
         str | None,
         typer.Argument(
-            help="S3Diff's folder, an SRDiff checkpoint, `mini` or `synthetic` of S3Diff "
-            "[default: as in `run`]"
+            help="S3Diff's or OSEDiff's folder, an SRDiff checkpoint, `mini` or `synthetic` of "
+            "S3Diff [default: as in `run`]"
         ),
     ] = None,
 ) -> None:

@@ -55,6 +55,12 @@ def fit_options(name: str, values: Mapping[str, str]) -> tuple[Any, tuple[str, .
     return parse_options(kind, taken), tuple(remarks)
 
 
+def usual_text(system: System, key: str) -> str | None:
+    """The text of an option's default in a system's baseline; None where it has no such option."""
+    usual = _defaults(_options_of(system.baseline))
+    return str(usual[key]) if key in usual else None
+
+
 def _options_of(name: str) -> type:
     return light_options(name) or load_pipeline(name).Options
 

@@ -17,7 +17,7 @@ from PIL import Image
 from pipelines.contract import PipelineError
 from pipelines.pictures import read_picture
 from srbench.config import MAX_SEED
-from srbench.demo.choices import pipelines_of
+from srbench.demo.choices import pipelines_of, usual_text
 from srbench.demo.session import Question, Session
 from srbench.demo.summary import summary_html
 from srbench.errors import SrbenchError, UsageError
@@ -113,7 +113,10 @@ def _inputs(names: list[str], pipelines: tuple[str, str], folder: Path) -> _Inpu
     scale = gr.Slider(1, MAX_SCALE, value=4, step=1, label="Scale", elem_id="scale")
     run = gr.Button("Run", variant="primary", elem_id="run")
     color_fix = gr.Radio(
-        ["wavelet", "adain", "none"], value="wavelet", label="Colour fix", elem_id="color-fix"
+        ["wavelet", "adain", "none"],
+        value=usual_text(common_system(pipelines), "color_fix") or "wavelet",
+        label="Colour fix",
+        elem_id="color-fix",
     )
     guidance = gr.Slider(1.0, 1.1, value=1.07, step=0.01, label="Guidance", elem_id="guidance")
     tile = gr.Slider(64, 160, value=96, step=1, label="Tile size in latents", elem_id="tile")

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from pipelines.contract import Rung
 from srbench.armspec import parse_arm
+from srbench.built_in import BUILT_IN
 from srbench.config import Settings
 from srbench.errors import UsageError
 from srbench.forecast import Forecast, forecast
 from srbench.ladder.arms import LadderArm, climb
 from srbench.preparation import Preparation, prepare_run
-from srbench.registry import BUILT_IN, light_options, load_pipeline, split_assignments
+from srbench.registry import light_options, load_pipeline, split_assignments
 from srbench.systems import common_system
 
 PURPOSE = "ladder"

@@ -23,6 +23,8 @@ class Profile:
         title: Name for tables.
         device_pattern: Regular expression searched in the driver's device name; empty on CPU.
         fp16_tflops: Dense fp16 peak of the datasheet, TFLOP/s; None when not known.
+        int8_tops: Dense int8 peak of the datasheet, 10^12 operations a second; None where unknown.
+        fp8_tflops: Dense fp8 peak of the datasheet, TFLOP/s; None where the card has none.
         bandwidth_gb_s: Memory bandwidth of the datasheet, GB/s.
         memory_gib: Memory of the datasheet, GiB.
         power_w: Board power of the datasheet, W.
@@ -34,6 +36,8 @@ class Profile:
     title: str
     device_pattern: str = ""
     fp16_tflops: float | None = None
+    int8_tops: float | None = None
+    fp8_tflops: float | None = None
     bandwidth_gb_s: float | None = None
     memory_gib: float | None = None
     power_w: float | None = None

@@ -130,7 +130,8 @@ def _main_table(model: ReportModel, comparison: Comparison) -> str:
     caption = f"*Speed-up and fidelity; {_caption(model)}.*"
     if not published:
         caption += " *No times were published for this device.*"
-    return "\n\n".join([caption, table(header, rows, left=2), *_footnotes(notes)])
+    remarks = [f"> {remark}" for remark in comparison.remarks]
+    return "\n\n".join([caption, table(header, rows, left=2), *remarks, *_footnotes(notes)])
 
 
 def _main_row(row: Row, notes: list[str], published: bool) -> list[str]:

@@ -99,6 +99,7 @@ class Comparison:
         rows: One a case.
         geomean: Over the cases that were measured.
         geomean_cases: How many those are.
+        remarks: What nobody may overlook who reads the times.
     """
 
     baseline: str
@@ -107,6 +108,7 @@ class Comparison:
     rows: list[Row]
     geomean: Speedup | None
     geomean_cases: int
+    remarks: tuple[str, ...] = ()
 
     def cells(self) -> Iterator[tuple[Row, str, ArmCell]]:
         """Row, role and cell of both arms, case by case."""
@@ -212,7 +214,16 @@ def _comparison(run: Run, candidate: str, profile: Profile) -> Comparison:
         rows=rows,
         geomean=speedup(geomean_log_ratios(run, measured, candidate)),
         geomean_cases=len(measured),
+        remarks=_remarks(run, candidate),
     )
+
+
+def _remarks(run: Run, candidate: str) -> tuple[str, ...]:
+    """A pipeline that simulates its arithmetic says so in its decisions."""
+    cells = (cell for case in run.head.cases for cell in cells_of(run, case, candidate))
+    if any(cell.decisions.get("arithmetic", "").startswith("simulated") for cell in cells):
+        return (f"{candidate} simulates its arithmetic: its pictures count, its times do not.",)
+    return ()
 
 
 def _roles(run: Run, candidate: str) -> tuple[str, str]:

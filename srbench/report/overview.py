@@ -11,6 +11,7 @@ from typing import Any
 
 from srbench.records import Run
 from srbench.report.counters import counter_table
+from srbench.report.html.chosen import choices
 from srbench.report.ladder import ladder_cases
 from srbench.report.ladder_text import ladder_text
 from srbench.report.model import build_model
@@ -62,6 +63,8 @@ def overview_text(run: Run) -> str:
     if run.head.ladder:
         parts.append(ladder_text(ladder_cases(run), build_model(run).label))
     parts.append(counter_table(run) if counted else console_table(run))
+    if not run.head.ladder:
+        parts += _choices(run)
     return "\n\n".join(parts)
 
 
@@ -128,6 +131,16 @@ def _facts(run: Run) -> list[str]:
         for void in run.voids
     ]
     return lines
+
+
+def _choices(run: Run) -> list[str]:
+    """What each arm chose in each case, a line a subject."""
+    return [
+        f"chosen by {arm} in {case}\n"
+        + "\n".join(f"  {subject.replace('_', ' ')}: {words}" for subject, words in chosen.items())
+        for case, arms in choices(run).items()
+        for arm, chosen in arms.items()
+    ]
 
 
 def _cell_table(run: Run) -> str:

@@ -57,7 +57,8 @@ def _comparison(comparison: Comparison) -> str:
     times = [f"{role} s" for role in comparison.roles]
     header = ["size", "ratio", *times, "speed-up", "95 %", "peak MiB"]
     table = plain_table([*header, "PSNR dB", "worst block dB"], rows, left=2)
-    return f"{comparison.candidate} against {comparison.baseline}\n{table}"
+    title = f"{comparison.candidate} against {comparison.baseline}"
+    return "\n".join([title, table, *comparison.remarks])
 
 
 def decibels(record: FidelityRecord | None, metric: str) -> str:

@@ -21,7 +21,7 @@ class Ceiling:
 
     Attributes:
         name: Unique.
-        kind: `linear`, `conv`, `attention`, `copy`, `norm` or `fold`.
+        kind: `linear`, `int8_linear`, `conv`, `attention`, `copy`, `norm` or `fold`.
         shape: What was computed, in words.
         flops: Of one call.
         bytes: Of one call: inputs read, outputs written.

@@ -130,7 +130,7 @@ def _draw_roof(axes: Axes, limits: Limits, span: tuple[float, float]) -> None:
     at = sorted((*span, limits.ridge))
     rates = [min(limits.flops_per_s, limits.bytes_per_s * x) / 1e12 for x in at]
     axes.plot(at, rates, _STYLES[limits.source], color=ROOF_COLOR, zorder=2)
-    others = {kind: rate for kind, rate in limits.kinds.items() if kind != "linear"}
+    others = {kind: limits.kinds[kind] for kind in ("attention", "conv") if kind in limits.kinds}
     for index, (kind, rate) in enumerate(sorted(others.items())):
         axes.plot((rate / limits.bytes_per_s, span[1]), [rate / 1e12] * 2, ls=":", lw=1.0,
                   color=ROOF_COLOR, zorder=1)  # fmt: skip

@@ -48,7 +48,7 @@ def datasheet_limits(profile: Profile, precision: str) -> Limits | None:
         source=DATASHEET,
         flops_per_s=profile.fp16_tflops * 1e12,
         bytes_per_s=profile.bandwidth_gb_s * 1e9,
-        kinds={},
+        kinds=_low_precision(profile),
     )
 
 
@@ -56,12 +56,25 @@ def measured_limits(ceilings: CeilingsFile | None, precision: str) -> Limits | N
     """The best rate of each kind that was measured; None without a matrix product and a copy."""
     if ceilings is None or ceilings.precision != precision:
         return None
-    flops = {kind: ceilings.best_flops_per_s(kind) for kind in ("linear", "conv", "attention")}
+    measured = ("linear", "conv", "attention", "int8_linear")
+    flops = {kind: ceilings.best_flops_per_s(kind) for kind in measured}
     known = {kind: rate for kind, rate in flops.items() if rate is not None}
     bandwidth = ceilings.best_bytes_per_s("copy")
     if "linear" not in known or bandwidth is None:
         return None
+    if "int8_linear" in known:
+        known.setdefault("int8_conv", known["int8_linear"])
     return Limits(source=MEASURED, flops_per_s=known["linear"], bytes_per_s=bandwidth, kinds=known)
+
+
+def _low_precision(profile: Profile) -> dict[str, float]:
+    """Peaks of the products of quantized pipelines, those that the datasheet has."""
+    peaks = {
+        "int8_conv": profile.int8_tops,
+        "int8_linear": profile.int8_tops,
+        "fp8_linear": profile.fp8_tflops,
+    }
+    return {kind: peak * 1e12 for kind, peak in peaks.items() if peak is not None}
 
 
 def limit_seconds(operators: Iterable[OperatorCount], limits: Limits) -> float:

@@ -41,7 +41,8 @@ def read_operators(lines: Iterable[list[Any]], precision: str) -> tuple[Operator
     """Operators as they come from a worker, their bytes scaled to the precision of a run.
 
     Every tensor is taken to be of that precision: what a pipeline keeps in float32 beside fp16 (the
-    noise prediction, the masters of merged weights), and the casts of autocast, are left out.
+    noise prediction, the masters of merged weights), and the casts of autocast, are left out. The
+    codes of quantized pipelines have one byte on every device, and count as half of one at fp16.
 
     Args:
         lines: The fields of `OperatorCount`, in order.

@@ -49,6 +49,7 @@ def _on_card() -> list[Entry]:
     unet = ((320, 96), (640, 48), (1280, 24))
     return [
         product(8192),
+        integer_product(8192),
         copy(1 << 29),
         *(convolution("vae", 1, width, *size) for width, *size in vae),
         *(convolution("unet", 16, width, side, side) for width, side in unet),
@@ -88,6 +89,25 @@ def product(side: int) -> Entry:
         elements=3 * side**2,
         inputs=lambda draw: (draw(side, side), draw(side, side)),
         call=torch.mm,
+    )
+
+
+def integer_product(side: int) -> Entry:
+    """Two square matrices of int8, summed in int32; the second lies transposed, as weights do."""
+    import torch
+
+    def inputs(draw: Draw) -> Inputs:
+        left, right = ((40 * draw(side, side)).clamp(-127, 127).to(torch.int8) for _ in range(2))
+        return left, right.t()
+
+    return Entry(
+        name=f"int8-matmul-{side}",
+        kind="int8_linear",
+        shape=f"[{side}, {side}] x [{side}, {side}]",
+        flops=2 * side**3,
+        elements=3 * side**2,  # of two bytes: two of one byte are read, one of four is written
+        inputs=inputs,
+        call=torch._int_mm,
     )
 
 

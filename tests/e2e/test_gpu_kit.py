@@ -11,14 +11,22 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.osediff.options import OPTIMIZED_RUNGS as OSEDIFF_RUNGS
 from pipelines.s3diff.options import OPTIMIZED_RUNGS as S3DIFF_RUNGS
 from pipelines.srdiff.options import OPTIMIZED_RUNGS as SRDIFF_RUNGS
 from srbench.records import Run
 from srbench.store import list_runs, read_run
 
 pytestmark = pytest.mark.e2e
-STEPS = ("tests", "ceilings", "core", "srdiff", "ladder", "compiled", "as-shipped")
-LADDERS = {"s3diff-optimized": S3DIFF_RUNGS, "srdiff-optimized": SRDIFF_RUNGS}
+STEPS = (
+    *("tests", "ceilings", "layers", "core", "osediff", "s3diff"),
+    *("srdiff", "ladder", "compiled", "as-shipped"),
+)
+LADDERS = {
+    "s3diff-optimized": S3DIFF_RUNGS,
+    "osediff-optimized": OSEDIFF_RUNGS,
+    "srdiff-optimized": SRDIFF_RUNGS,
+}
 
 
 class Kit:
@@ -95,7 +103,8 @@ def test_a_dry_run_plans_every_step_in_its_order(kit: Kit) -> None:
         name for name in STEPS if name != "tests"
     ]
     for case in ("128x128x4,512x512x2", "720x1280x2", "1024x1024x2", "1920x1080x2"):
-        assert out.count(f"--cases {case} ") == 3
+        assert len(re.findall(rf"--cases {case} .*s3diff-(baseline|optimized,P1)", out)) == 3
+        assert len(re.findall(rf"--cases {case} .*osediff-baseline,osediff-optimized\n", out)) == 1
     for pipeline, rungs in LADDERS.items():
         found = re.findall(rf"--pipeline {pipeline} .*--rungs (\S+)", out)
         parts = [part.split(",") for part in found]
@@ -107,6 +116,10 @@ def test_a_dry_run_plans_every_step_in_its_order(kit: Kit) -> None:
     for case in ("80x68x4,128x128x4", "512x512x4", "510x339x4"):
         assert len(re.findall(rf"--cases {case} .* --weights synthetic {arms}\n", out)) == 1
     assert out.count("--pipelines srdiff-baseline,srdiff-ddim\n") == 1
+    for system in ("osediff", "s3diff"):
+        for how in ("int8", "fp8"):
+            arms = f"--pipelines {system}-optimized,{system}-w8a8"
+            assert out.count(f"{arms} --set {system}-w8a8.arithmetic={how}\n") == 1
     assert "--set P1.merge_lora=false" in out
     assert "--set compiled.compile=true" in out
     assert "--set as-shipped.as_shipped=true" in out

@@ -1,4 +1,4 @@
-"""Two systems, each with weights, cases and a baseline of its own."""
+"""Three systems, each with weights, cases and a baseline of its own."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 
 from pipelines.contract import PipelineError
+from pipelines.osediff.weight_sources import OSEDIFF_FILES
 from pipelines.s3diff.weight_sources import S3DIFF_FILES
 from pipelines.srdiff.config import CONFIGS
 from pipelines.srdiff.weight_sources import SEEDED, checkpoint_file
+from srbench.built_in import BUILT_IN
+from srbench.cases import DOCUMENTED, OSEDIFF_SMOKE, SRDIFF_SMOKE, parse_cases
 from srbench.cases import SRDIFF as SRDIFF_CASES
-from srbench.cases import SRDIFF_SMOKE, parse_cases
 from srbench.config import Settings
 from srbench.errors import UsageError
 from srbench.preparation import chosen_cases
-from srbench.registry import BUILT_IN
 from srbench.systems import (
+    OSEDIFF,
     S3DIFF,
     SRDIFF,
     common_system,
@@ -27,7 +29,7 @@ from srbench.systems import (
     resolve_weights,
     system_of,
 )
-from srbench.weights import system_of_weights
+from srbench.weights import examine_weights, system_of_weights
 
 OURS = ("srdiff-baseline", "srdiff-optimized")
 
@@ -38,7 +40,8 @@ def test_every_pipeline_has_the_system_of_its_name() -> None:
     assert system_of("tests.fixtures_pipelines:Bicubic") is None
     assert common_system(["tests.fixtures_pipelines:Bicubic"]) is S3DIFF
     assert common_system(["mine.fast:Engine", "srdiff-baseline"]) is SRDIFF
-    assert {system.baseline for system in (S3DIFF, SRDIFF)} <= set(BUILT_IN)
+    assert {system.baseline for system in (S3DIFF, OSEDIFF, SRDIFF)} <= set(BUILT_IN)
+    assert common_system(["osediff-baseline", "osediff-w6a6-maxmin"]) is OSEDIFF
     assert system_of(SRDIFF.baseline) is SRDIFF
 
 
@@ -48,10 +51,22 @@ def test_pipelines_of_one_run_are_of_one_system() -> None:
         UsageError, match=r"s3diff-baseline \(s3diff\), srdiff-ddim \(srdiff\) take"
     ):
         common_system(["s3diff-baseline", "srdiff-ddim"])
+    with pytest.raises(UsageError, match=r"osediff-w8a8 \(osediff\), s3diff-w8a8 \(s3diff\) take"):
+        common_system(["osediff-w8a8", "s3diff-w8a8"])
     with pytest.raises(UsageError, match="Did you mean 'srdiff-ddim'"):
         system_of("srdiff-dim")
+    with pytest.raises(UsageError, match="Did you mean 'osediff-w8a8-maxmin'"):
+        system_of("osediff-w8a8-minmax")
     assert recorded_system("srdiff-baseline") is SRDIFF
     assert recorded_system("srdiff-of-another-day") is S3DIFF
+
+
+def test_osediff_is_measured_at_the_documented_sizes_or_two_small_ones() -> None:
+    ours = Settings(pipelines=("osediff-optimized", "osediff-w8a8"))
+    assert chosen_cases(ours, "cuda") == DOCUMENTED
+    assert chosen_cases(ours, "cpu") == OSEDIFF_SMOKE == parse_cases(["osediff-smoke"])
+    assert all(case.scale == 4 and min(case.width, case.height) >= 128 for case in OSEDIFF_SMOKE)
+    assert OSEDIFF_SMOKE[0] == DOCUMENTED[0]
 
 
 @pytest.mark.parametrize(("device", "cases"), [("cuda", SRDIFF_CASES), ("cpu", SRDIFF_SMOKE)])
@@ -110,6 +125,21 @@ def test_weights_are_told_apart_by_their_layout(tmp_path: Path) -> None:
     (tmp_path / "a.ckpt").touch()
     assert system_of_weights(tmp_path / "a.ckpt") is SRDIFF
     assert system_of_weights(tmp_path) is SRDIFF
+    (tmp_path / S3DIFF_FILES[0]).touch()
+    assert system_of_weights(tmp_path) is S3DIFF
+
+
+@pytest.mark.parametrize("name", OSEDIFF_FILES)
+def test_a_folder_of_osediff_is_told_by_its_adapters(tmp_path: Path, name: str) -> None:
+    (tmp_path / "sd-turbo").mkdir()
+    assert system_of_weights(tmp_path) is S3DIFF
+    (tmp_path / name).touch()
+    assert system_of_weights(tmp_path) is OSEDIFF
+    (tmp_path / "sd-turbo").rmdir()
+    assert system_of_weights(tmp_path) is OSEDIFF
+    found = examine_weights(tmp_path)
+    assert found.problems
+    assert found.facts == []
     (tmp_path / S3DIFF_FILES[0]).touch()
     assert system_of_weights(tmp_path) is S3DIFF
 

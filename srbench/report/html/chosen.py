@@ -18,11 +18,7 @@ T = TypeVar("T")
 
 def decision_table(run: Run) -> Table | None:
     """One row a case and arm, a column a subject; alike ones of a ladder share a row."""
-    chosen = {
-        case: {arm: words for arm in run.head.pipelines if (words := _chosen(run, case, arm))}
-        for case in run.head.cases
-    }
-    shown = {case: arms for case, arms in chosen.items() if arms}
+    shown = choices(run)
     if not shown:
         return None
     if run.head.ladder:
@@ -40,6 +36,15 @@ def decision_table(run: Run) -> Table | None:
         notes=_notes(rows),
         prose=True,
     )
+
+
+def choices(run: Run) -> dict[str, dict[str, Chosen]]:
+    """Case -> arm -> what it chose, in table order; without what chose nothing."""
+    chosen = {
+        case: {arm: words for arm in run.head.pipelines if (words := _chosen(run, case, arm))}
+        for case in run.head.cases
+    }
+    return {case: arms for case, arms in chosen.items() if arms}
 
 
 def _chosen(run: Run, case: str, arm: str) -> Chosen:

@@ -40,6 +40,7 @@ def speedup_table(model: ReportModel, comparison: Comparison) -> Table:
     header += ["PSNR dB", "Worst block dB", "SSIM", "LPIPS", *(_PUBLISHED if published else [])]
     foot = [Cell(f"Geometric mean of {comparison.geomean_cases}"), *[Cell("")] * 3]
     foot += [Cell(ratio(mean)), Cell(interval(mean)), *[Cell("")] * (len(header) - 6)]
+    notes += comparison.remarks
     if not published:
         notes.append("No times were published for this device.")
     return Table(

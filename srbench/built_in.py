@@ -1,0 +1,87 @@
+"""The pipelines that come with srbench, by name; nothing of them is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a pipeline lives.
+
+    Attributes:
+        name: Name of the arm in records and tables.
+        target: `module:attribute` of its class.
+        options: `module:attribute` of its options, when those can be had without its networks.
+    """
+
+    name: str
+    target: str
+    options: str | None = None
+
+
+BUILT_IN = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "s3diff-baseline",
+            "pipelines.s3diff.baseline:S3DiffBaseline",
+            "pipelines.s3diff.options:BaselineOptions",
+        ),
+        Entry(
+            "s3diff-optimized",
+            "pipelines.s3diff.optimized:S3DiffOptimized",
+            "pipelines.s3diff.options:OptimizedOptions",
+        ),
+        *(
+            Entry(
+                f"s3diff-{variant}",
+                f"pipelines.s3diff.variants:S3Diff{name}",
+                f"pipelines.s3diff.variant_options:{name}Options",
+            )
+            for variant, name in (
+                ("tile128", "Tile128"),
+                ("untiled-vae", "UntiledVae"),
+                ("true-groupnorm", "TrueGroupNorm"),
+                ("int8-negative", "Int8Negative"),
+            )
+        ),
+        *(
+            Entry(
+                f"s3diff-{bits}",
+                f"pipelines.s3diff.quantized:S3Diff{bits.upper()}",
+                f"pipelines.s3diff.quantized_options:{bits.upper()}Options",
+            )
+            for bits in ("w8a8", "w6a6")
+        ),
+        *(
+            Entry(
+                f"osediff-{variant}",
+                f"pipelines.osediff.{variant}:OSEDiff{variant.capitalize()}",
+                f"pipelines.osediff.options:{variant.capitalize()}Options",
+            )
+            for variant in ("baseline", "optimized")
+        ),
+        *(
+            Entry(
+                f"osediff-{bits}{method}",
+                f"pipelines.osediff.quantized:OSEDiff{bits.upper()}{name}",
+                f"pipelines.osediff.quantized_options:{bits.upper()}{name}Options",
+            )
+            for bits in ("w8a8", "w6a6")
+            for method, name in (("", ""), ("-smoothquant", "SmoothQuant"), ("-maxmin", "MaxMin"))
+        ),
+        *(
+            Entry(
+                f"srdiff-{variant}",
+                f"pipelines.srdiff.{module}:SRDiff{name}",
+                f"pipelines.srdiff.options:{name}Options",
+            )
+            for variant, module, name in (
+                ("baseline", "baseline", "Baseline"),
+                ("optimized", "optimized", "Optimized"),
+                ("ddim", "optimized", "Ddim"),
+            )
+        ),
+    )
+}
