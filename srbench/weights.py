@@ -33,7 +33,6 @@ def system_of_weights(path: Path) -> System:
     alone or in a folder.
     """
     from pipelines.osediff.weight_sources import OSEDIFF_FILES
-
     from pipelines.s3diff.weight_sources import S3DIFF_FILES
     from pipelines.srdiff.weight_sources import SUFFIXES
 
