@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from srbench.upscaling import Request
 
 
+_ANYWHERE = ("arithmetic", "calibration")
+"""What quantized pipelines decide, also without a card."""
+
+
 class PictureTooLargeError(InfrastructureError):
     """Not enough memory for one picture; a smaller one may fit."""
 
@@ -32,7 +36,7 @@ class Painter:
     def __init__(
         self, request: Request, weights: WeightsSource, note: Callable[[str], None]
     ) -> None:
-        """Make the pipeline without its weights; `note` is told what it chooses on a card.
+        """Make the pipeline without its weights; `note` is told what it chooses.
 
         Raises:
             UsageError: No such pipeline, or it does not compute in this precision.
@@ -91,8 +95,7 @@ class Painter:
         with _memory_named(self._request, PictureTooLargeError):
             _check_memory(self._pipeline, source, height, width, scale, self._device)
             self._pipeline.prepare(height, width, scale)
-            if self._device.type == "cuda":  # elsewhere there is nothing to choose
-                self._tell(decisions_of(self._pipeline, height, width, scale))
+            self._tell(decisions_of(self._pipeline, height, width, scale))
             yield from _pictures(self._pipeline, image, scale, seeds)
 
     def recover(self) -> None:
@@ -104,6 +107,8 @@ class Painter:
             torch.cuda.empty_cache()
 
     def _tell(self, choices: dict[str, str]) -> None:
+        if self._device.type != "cuda":  # elsewhere there is nothing else to choose
+            choices = {what: choices[what] for what in _ANYWHERE if what in choices}
         if choices != self._choices:
             self._note("  " + "; ".join(f"{what}: {words}" for what, words in choices.items()))
         self._choices = choices

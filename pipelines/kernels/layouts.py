@@ -308,11 +308,13 @@ def int8_linear_fits(
 ) -> bool:
     """For `static_int8_linear`: rows of codes at equal distances."""
     steps = zip(codes.shape[1:-1], codes.stride()[:-2], codes.stride()[1:-1], strict=True)
+    shape = (*codes.shape[:-1], weight.shape[0])
     return (
         _product_fits(codes, weight, scales, correction, bias, result)
         and codes.stride(-1) == 1
         and all(outer == inner * length for length, outer, inner in steps)
-        and (residual is None or (_rows(residual) and residual.device == codes.device))
+        and (residual is None or (_rows(residual) and residual.shape == shape))
+        and (residual is None or residual.device == codes.device)
     )
 
 
@@ -328,11 +330,14 @@ def int8_conv_fits(
     padding: Sequence[int],
     result: dtype,
 ) -> bool:
-    """For `static_int8_conv`: pixels of codes at equal distances."""
-    _, _, height, width = codes.shape
-    pixel = codes.stride(3)
+    """For `static_int8_conv`: pixels of codes at equal distances; 1x1 reads the map as it is."""
+    batch, _, height, width = codes.shape
+    pixel, kernel = codes.stride(3), weight.shape[1]
+    sides = [(side + sum(padding) - kernel) // stride + 1 for side in size]
+    as_it_is = [*size] == [height, width] and not any(padding)
     return (
         _product_fits(codes, weight, scales, correction, bias, result)
         and codes.stride() == (height * width * pixel, 1, width * pixel, pixel)
-        and (residual is None or (_feature_map(residual) and residual.device == codes.device))
+        and (kernel > 1 or as_it_is)
+        and _beside(codes, residual, (batch, weight.shape[0], *sides))
     )

@@ -5,7 +5,9 @@ zero, stored as the int8 q - 128; (q + zero) times the input's step is what the 
 A quantizer is one float32 tensor [3, C] (multiplier, offset, zero of every input channel) and the
 number of levels. Producers fuse the pass that makes x with the one that writes its codes. The
 arithmetic that decides a code is float32, one correctly rounded operation a step, so that equal x
-give equal codes on every device. A code cannot be NaN: NaN becomes code 0.
+give equal codes on every device. A code cannot be NaN: NaN becomes code 0, infinities the ends of
+the grid, so a half-precision overflow that a norm or a product reads does not show behind it (a
+residual keeps it). The simulation in floating point shows it: look there when a result is odd.
 
 Products take weights that are symmetric for each output channel, sum in int32 (exact: no sum of the
 full-size networks passes 4e8) and write

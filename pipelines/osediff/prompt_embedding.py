@@ -22,6 +22,8 @@ def read_embedding(path: Path, width: int) -> torch.Tensor:
     Raises:
         PipelineError: The file is missing, damaged or unsafe, or holds something else.
     """
+    if not path.is_file():
+        raise PipelineError(f"{path}: no such file; give a prompt's embedding, or prompt=TEXT")
     if path.suffix == ".safetensors":
         tensors = list(read_safetensors(path).values())
     else:

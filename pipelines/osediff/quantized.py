@@ -7,11 +7,13 @@ comparison.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from pipelines.contract import Precision
 from pipelines.osediff.optimized import OSEDiffOptimized
 from pipelines.osediff.quantized_options import (
+    QuantizedOptions,
     W6A6MaxMinOptions,
     W6A6Options,
     W6A6SmoothQuantOptions,
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
 class _OSEDiffQuantized(QuantizedOneStep, OSEDiffOptimized):
     system: ClassVar[str] = "osediff"
     version: ClassVar[str] = "1"
+
+    def __init__(self, options: QuantizedOptions) -> None:
+        if options.is_published:  # it quantizes what is constant, too
+            options = replace(options, fold_time=False, cache_text_kv=False)
+        super().__init__(options)
 
     def _build(self, checkpoint: Checkpoint, device: torch.device, precision: Precision) -> None:
         OSEDiffOptimized._build(self, checkpoint, device, Precision.FP32)

@@ -1,21 +1,25 @@
 """PassionSR: post-training quantization of one-step super-resolution (Zhu et al., CVPR 2025).
 
-`QuantizedLayer` is loaded on first use: the settings beside it need no torch.
+`QuantizedLayer.wrap` quantizes one layer, `BoundaryQuantizer` is the published quantizer on its
+own, `fake_quantize` its function. They are loaded on first use: the settings beside them need no
+torch.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipelines.passionsr.layer import QuantizedLayer
+    from pipelines.passionsr.lbq import BoundaryQuantizer, fake_quantize
 
-__all__ = ["QuantizedLayer"]
+__all__ = ["BoundaryQuantizer", "QuantizedLayer", "fake_quantize"]
+
+_HOMES = {"QuantizedLayer": "layer", "BoundaryQuantizer": "lbq", "fake_quantize": "lbq"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from pipelines.passionsr import layer
-
-    return getattr(layer, name)
+    return getattr(import_module(f"pipelines.passionsr.{_HOMES[name]}"), name)

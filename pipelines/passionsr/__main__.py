@@ -44,7 +44,6 @@ def calibrate_command(
         Degrading, typer.Option(help="In two orders, or by bicubic reduction alone.")
     ] = Degrading.REALISTIC,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each stage.")] = None,
-    s_alpha: Annotated[float, typer.Option(help="Exponent of SmoothQuant's scales.")] = 0.3,
     seed: Annotated[int, typer.Option(min=0, help="Of crops, degradations and orders.")] = 42,
     evaluation: Annotated[
         list[Path] | None,
@@ -83,7 +82,6 @@ def calibrate_command(
         components=components,
         pictures=SetSettings(images=images, side=side, degrading=degrading, seed=seed),
         epochs=epochs,
-        s_alpha=s_alpha,
     )
     places = Places(
         photographs=_photographs(photos),

@@ -138,7 +138,13 @@ def priced(costs: Mapping[Part, PartCost], plan: Plan, ranks: Ranks) -> Bill:
     parts: dict[Part, PartBill] = {}
     for part, cost in costs.items():
         component = "unet" if part == "unet" else "vae"
-        parts[part] = _part_bill(cost, plan.get(component, {}), ranks.get(component, {}))
+        layers = plan.get(component, {})
+        found = _part_bill(cost, layers, ranks.get(component, {}))
+        if part == "unet" and any(layer.mode == "paper" for layer in layers.values()):
+            # As published, both operands of its products are quantized too.
+            attention = {"attention": cost.attention_macs}
+            found = replace(found, quantized_macs={**found.quantized_macs, **attention})
+        parts[part] = found
     return Bill(parts)
 
 

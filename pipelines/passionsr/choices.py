@@ -14,6 +14,8 @@ Method = Literal["dqc", "smoothquant", "maxmin"]
 """How scales and bounds are found: learned (distributed calibration), or taken from statistics with
 or without smoothing scales."""
 
+PUBLISHED = ".pth"
+"""Suffix of the files that PassionSR's program saves."""
 INTEGER_BITS = 8
 """The one width that tensor cores multiply."""
 
@@ -27,7 +29,8 @@ class QuantizationChoices:
             `int8` multiplies integers, `fp8` linear layers in fp8 and convolutions in integers.
             `auto` takes int8 where a card has it and the simulation elsewhere.
         quantization: Calibration made by `python -m pipelines.passionsr`; empty takes the one
-            shipped for these weights, and without one ranges from statistics at load.
+            shipped for these weights, and without one ranges from statistics at load. Or
+            PassionSR's own `unet_….pth`, `vae_….pth` beside it: mode `paper`, simulated.
         components: Quantize the UNet and the VAE, or the UNet alone.
     """
 
@@ -71,6 +74,16 @@ class QuantizationChoices:
                 f"option quantization={self.quantization}: {self.ARM} takes its ranges from "
                 f"statistics at load; give the file to {self.ARM.removesuffix(f'-{self.METHOD}')}"
             )
+        if self.is_published and self.arithmetic in ("int8", "fp8"):
+            raise PipelineError(
+                f"option arithmetic={self.arithmetic}: {self.quantization} is of mode paper, which "
+                "is simulated only; leave it auto"
+            )
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the calibration is a file of PassionSR's program: its function, bugs included."""
+        return self.quantization.endswith(PUBLISHED)
 
     @property
     def networks(self) -> tuple[str, ...]:

@@ -37,7 +37,8 @@ class QuantizationFacts:
         activation_bits: Likewise.
         mode: `paper` or `fixed`; the granularity follows from it.
         split: Whether inputs and weights have two ranges; of the UNet where the VAE has one.
-        s_alpha: Exponent of the smoothing that the scales started from.
+        s_alpha: Exponent of the smoothing that all scales started from; None where each layer took
+            its own (`dqc` of mode `fixed`).
         system: `osediff` or `s3diff`.
         components: Quantized networks.
         method: How scales and bounds were found.
@@ -53,7 +54,7 @@ class QuantizationFacts:
     activation_bits: int
     mode: Mode
     split: bool
-    s_alpha: float
+    s_alpha: float | None
     system: str
     components: tuple[str, ...]
     method: Method
@@ -67,7 +68,7 @@ class QuantizationFacts:
             activation_bits=self.activation_bits,
             mode=self.mode,
             split=self.split,
-            s_alpha=self.s_alpha,
+            s_alpha=0.0 if self.s_alpha is None else self.s_alpha,
         )
         for name, choices in (("components", COMPONENTS), ("method", get_args(Method))):
             if getattr(self, name) not in choices:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -28,7 +28,13 @@ from pipelines.passionsr.choices import INTEGER_BITS, Method, QuantizationChoice
 from pipelines.passionsr.fp8 import fp8_supported
 from pipelines.passionsr.integer import make_integer
 from pipelines.passionsr.layer import QuantizedLayer
-from pipelines.passionsr.network import NetworkSettings, quantize_network
+from pipelines.passionsr.network import (
+    Kind,
+    NetworkSettings,
+    quantize_network,
+    quantized_attentions,
+)
+from pipelines.passionsr.published_pair import load_pair
 from pipelines.passionsr.settings import LayerSettings
 from pipelines.passionsr.statistics import initialise
 from pipelines.stable_diffusion.layers import CodeReader
@@ -92,6 +98,8 @@ def choose_arithmetic(
     asked, real = choices.arithmetic, device.type == "meta" or card.has_kernels
     if choices.BITS != INTEGER_BITS:
         return "simulated", f"no card multiplies {choices.BITS} bits: accuracy only"
+    if choices.is_published:
+        return "simulated", "mode paper: the published function in float32, accuracy only"
     if asked == "simulated":
         return "simulated", "asked for"
     if asked == "auto" and not real:
@@ -116,6 +124,7 @@ def install(
     system: str,
     weights: WeightsSource | None,
     paint: Paint,
+    configs: Mapping[str, Mapping[str, Any]],
     settings: LayerSettings | None = None,
 ) -> tuple[Layers, LayerSettings, str]:
     """Replace layers by quantized ones in simulation, and give them scales and bounds.
@@ -126,6 +135,7 @@ def install(
         system: `osediff` or `s3diff`.
         weights: What was loaded; None on the meta device, where bounds have no numbers.
         paint: Sends pictures through the networks while ranges are taken.
+        configs: The snapshot's, of `unet` and `vae`.
         settings: Of the layers, where they are known already.
 
     Returns:
@@ -135,13 +145,23 @@ def install(
         PipelineError: The calibration is missing, damaged, or of other bits, weights or networks;
             or a layer's input has no range.
     """
-    plain = LayerSettings(weight_bits=choices.BITS, activation_bits=choices.BITS)
+    plain = LayerSettings(
+        weight_bits=choices.BITS,
+        activation_bits=choices.BITS,
+        mode="paper" if choices.is_published else "fixed",
+    )
     if weights is None:
         layers = _wrap(networks, choices.networks, settings or plain)
         for layer in _each(layers):
             layer.mark_initialized()
+        for name in layers:
+            for attention in quantized_attentions(networks[name]).values():
+                attention.mark_initialized()
         return layers, settings or plain, "none: only counted"
     path = Path(choices.quantization).expanduser() if choices.quantization else None
+    if path is not None and choices.is_published:
+        layers = _wrap(networks, choices.networks, plain)
+        return layers, plain, load_pair(path, networks, layers, configs)
     if path is None and choices.METHOD == "dqc":
         path = shipped_calibration(system, choices.BITS, weights.digest)
     if path is not None:
@@ -218,12 +238,15 @@ def _each(layers: Layers) -> Iterable[QuantizedLayer]:
 
 def _wrap(networks: Mapping[str, nn.Module], names: Iterable[str], layer: LayerSettings) -> Layers:
     return {
-        name: quantize_network(
-            networks[name],
-            NetworkSettings(layer=layer, kind="unet" if name == "unet" else "vae"),
-        )
-        for name in names
+        name: quantize_network(networks[name], _network_settings(name, layer)) for name in names
     }
+
+
+def _network_settings(name: str, layer: LayerSettings) -> NetworkSettings:
+    kind: Kind = "unet" if name == "unet" else "vae"
+    if layer.mode == "paper":
+        return NetworkSettings.published(kind, layer.weight_bits)
+    return NetworkSettings(layer=layer, kind=kind)
 
 
 def _from_file(
@@ -238,7 +261,6 @@ def _from_file(
         weight_bits=choices.BITS,
         activation_bits=choices.BITS,
         split=facts.split,
-        s_alpha=facts.s_alpha,
     )
     if not set(choices.networks) <= set(facts.components):
         raise PipelineError(

@@ -232,7 +232,7 @@ def _check_shape(layer: QuantizedConv2d, outside: tuple[int, int]) -> int:
         and stride[0] == stride[1] in (1, 2)
         and padding[0] == padding[1] <= kernel[0] // 2
         and tuple(layer.dilation) == (1, 1)
-        and (not any(outside) or padding[0] == 0)
+        and (not any(outside) or (kernel[0] == 3 and padding[0] == 0))
     )
     if not known:
         raise PipelineError(

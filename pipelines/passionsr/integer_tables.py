@@ -43,6 +43,12 @@ def exported_segments(layer: QuantizedLayer) -> list[Segment]:
             "a quantized layer has no bounds yet: calibrate it or load its checkpoint before it is "
             "turned into integers"
         )
+    numbers = (layer.weight, layer.bias, *layer.parameters())
+    if not all(bool(x.isfinite().all()) for x in numbers if x is not None):
+        raise PipelineError(
+            f"{layer.name}: its weight, bias, scale or bounds are not finite, which integers would "
+            "hide; look at the weights and at the calibration"
+        )
     return layer.segments()
 
 

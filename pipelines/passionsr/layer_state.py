@@ -144,6 +144,31 @@ class LayerState(nn.Module):
             check_range(least, greatest, self.name)
             quantizer.set_bounds(least, greatest)
 
+    @torch.no_grad()
+    def take_activation_bounds(self, x: Tensor) -> None:
+        """Bounds of the smoothed input from the least and greatest values of this one.
+
+        Raises:
+            PipelineError: It has no range, or one token where the split needs two.
+        """
+        dimension = self.rules.split_dimension(self.channels)
+        parts = halves(self.transformed(x), dimension, len(self.act_quantizers))
+        if not all(part.numel() for part in parts):
+            raise PipelineError(f"{self.name}: one token has no halves; set split=False")
+        lows, highs = zip(*(part.aminmax() for part in parts), strict=True)
+        self.set_activation_bounds(lows, highs)
+
+    def weight_maximum(self) -> Tensor:
+        """max|W| of each input channel, [C]."""
+        return self.weight.transpose(0, 1).flatten(1).abs().amax(1).to(self.dtype)
+
+    @torch.no_grad()
+    def scale_of(self, x: Tensor) -> Tensor:
+        """The initial scale that an input gives, shaped like `scale_factor`."""
+        maximum = self.rules.input_maximum(x, self.channels)
+        scale = smoothing_scale(maximum, self.weight_maximum(), self.settings.s_alpha)
+        return scale.view_as(self.scale_factor)
+
     def transformation(self) -> tuple[Tensor, Tensor]:
         """Scale s and shift d of x' = (x - d) / s, shaped like `scale_factor`."""
         if not self.transforming:
@@ -158,21 +183,15 @@ class LayerState(nn.Module):
     @torch.no_grad()
     def _initialize(self, x: Tensor) -> None:
         """Take from a first input what is not set yet."""
+        if not x.numel():
+            raise PipelineError(f"{self.name}: its first input is empty; give a picture")
         check_range(*x.aminmax(), self.name)
         if self.transforming and not self._scaled:
-            maximum = self.rules.input_maximum(x, self.channels)
-            weight = self.weight.to(self.dtype).transpose(0, 1).flatten(1).abs().amax(1)
-            scale = smoothing_scale(maximum, weight, self.settings.s_alpha)
-            self.set_scale(scale.view_as(self.scale_factor))
+            self.set_scale(self.scale_of(x))
         if not all(quantizer.initialized for quantizer in self.weight_quantizers):
             self.set_weight_bounds()
         if not all(quantizer.initialized for quantizer in self.act_quantizers):
-            dimension = self.rules.split_dimension(self.channels)
-            parts = halves(self.transformed(x), dimension, len(self.act_quantizers))
-            if not all(part.numel() for part in parts):
-                raise PipelineError(f"{self.name}: one token has no halves; set split=False")
-            lows, highs = zip(*(part.aminmax() for part in parts), strict=True)
-            self.set_activation_bounds(lows, highs)
+            self.take_activation_bounds(x)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         move = keeping_precision(fn)

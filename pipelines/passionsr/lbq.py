@@ -154,7 +154,9 @@ class BoundaryQuantizer(Quantizer):
 
     The golden outputs tell that the published zero point divides by the step which the bounds had
     when they were initialized, as a constant once they moved: then the grid is no longer the one
-    between them. While they stay, value and gradients are those of spec 2.3.
+    between them. While they stay, or before they are initialized, value and gradients are those of
+    spec 2.3. The constant is `initial_step`: a published state dict does not have it, so that one
+    loaded elsewhere takes the step of its own bounds. `network.learned_tensors` keeps it.
     """
 
     initial_step: Tensor
@@ -185,7 +187,8 @@ class BoundaryQuantizer(Quantizer):
     def forward(self, x: Tensor) -> Tensor:
         step = (self.x_max - self.x_min) / self.levels
         zero_step = torch.where(step == self.initial_step, step, self.initial_step)
-        return fake_quantize(x, self.x_min, self.x_max, self.levels, zero_step)
+        constant = zero_step if self.initialized else None
+        return fake_quantize(x, self.x_min, self.x_max, self.levels, constant)
 
 
 class ActivationQuantizer(Quantizer):

@@ -64,9 +64,18 @@ class QuantizedOneStep(OptimizedOneStep[Any, Any]):
         assert self._device is not None
         networks = {"unet": self.unet, "vae": self.vae}
         computed, reason = choose_arithmetic(self.options, self._device, self.card)
+        arch = self.architecture
         layers, settings, calibration = install(
-            networks, self.options, self.system, self._weights, self._paint, self._known
+            networks,
+            self.options,
+            self.system,
+            self._weights,
+            self._paint,
+            {"unet": arch.unet, "vae": arch.vae},
+            self._known,
         )
+        if settings.mode == "paper":
+            precision = Precision.FP32  # as published, on every device
         became = compute_in(computed, networks, layers)
         self._begin_build(checkpoint, precision)
         for name, network in networks.items():
@@ -96,7 +105,12 @@ class QuantizedOneStep(OptimizedOneStep[Any, Any]):
             inputs = Inputs.tiled(*latent, options=self.options, prompts=prompts)
             arch = self.architecture
             self._bills[latent] = bill(
-                arch.unet, arch.vae, self.installed.plan, inputs, folded=True, ranks=self._ranks()
+                arch.unet,
+                arch.vae,
+                self.installed.plan,
+                inputs,
+                folded=self.options.fold_time and self.options.cache_text_kv,
+                ranks=self._ranks(),
             )
         return self._bills[latent]
 

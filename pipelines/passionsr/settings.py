@@ -38,5 +38,5 @@ class LayerSettings:
             raise PipelineError(f"split is {self.split!r}: give True or False")
         if self.mode not in get_args(Mode):
             raise PipelineError(f"mode is {self.mode!r}: choose paper or fixed")
-        if not 0 <= self.s_alpha <= 1:
+        if not isinstance(self.s_alpha, int | float) or not 0 <= self.s_alpha <= 1:
             raise PipelineError(f"s_alpha is {self.s_alpha!r}: give a number from 0 to 1")

@@ -10,21 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
 from pipelines.contract import PipelineError
+from pipelines.passionsr.attention import QuantizedAttention
+from pipelines.passionsr.choices import Method
 from pipelines.passionsr.layer import QuantizedLayer
-from pipelines.passionsr.lbq import BoundaryQuantizer
+from pipelines.passionsr.lbq import BoundaryQuantizer, check_range
 from pipelines.passionsr.let import smoothing_scale
 from pipelines.passionsr.modes import halves
-
-Method = Literal["maxmin", "smoothquant", "dqc"]
-"""`maxmin`: least and greatest value, nothing smoothed. `smoothquant`: channels are scaled by s =
-(max|x| / max|W|)^alpha first. `dqc`, what learning starts with: each layer takes that of `STARTS`
-whose output errs least."""
 
 Layers = Mapping[str, QuantizedLayer]
 Run = Callable[[], None]
@@ -60,7 +56,9 @@ def initialise(layers: Layers, run: Run, method: Method) -> None:
     Args:
         layers: Path -> layer; whatever they had is forgotten.
         run: Called once, for `dqc` twice.
-        method: How.
+        method: `maxmin`: least and greatest value, nothing smoothed. `smoothquant`: channels are
+            scaled by s = (max|x| / max|W|)^s_alpha first. `dqc`, what learning starts with: each
+            layer takes that of `STARTS` whose output errs least.
 
     Raises:
         PipelineError: The input of a layer is no number, infinite or constant, or never came.
@@ -80,9 +78,9 @@ def initialise(layers: Layers, run: Run, method: Method) -> None:
 def initialise_published(layers: Mapping[str, nn.Module], batches: Sequence[Run]) -> None:
     """The published statistics of mode `paper`: everything quantizes meanwhile.
 
-    The first batch sets every scale and bound. Each later one moves the scales of the layers by a
-    tenth towards its own, and only the bounds of attention by a twentieth; layers keep the bounds
-    of the first batch although their scales move, as published.
+    The first batch sets every scale and bound. Each later one moves the scales by a tenth towards
+    its own, and the bounds of attention by a twentieth; layers keep the bounds of the first batch
+    although their scales move, as published.
 
     Args:
         layers: Path -> quantized layer or attention block.
@@ -90,41 +88,52 @@ def initialise_published(layers: Mapping[str, nn.Module], batches: Sequence[Run]
     """
     first, *others = batches
     first()
-    attention = {
-        f"{path}.{name}": quantizer
-        for path, block in layers.items()
-        for name, quantizer in block.named_children()
-        if isinstance(quantizer, BoundaryQuantizer) and not isinstance(block, QuantizedLayer)
-    }
     plain = {path: layer for path, layer in layers.items() if isinstance(layer, QuantizedLayer)}
+    blocks = {path: each for path, each in layers.items() if isinstance(each, QuantizedAttention)}
+    operands = {
+        f"{path}.{name}": quantizer
+        for path, block in blocks.items()
+        for name, quantizer in block.named_children()
+        if isinstance(quantizer, BoundaryQuantizer)
+    }
+    peaks: dict[str, torch.Tensor] = {}
 
     def move_scale(path: str, x: torch.Tensor) -> None:
         layer = plain[path]
-        scale = layer.scale_factor
-        peak = layer.rules.input_maximum(x, layer.channels)
-        own = smoothing_scale(peak, _weight_peaks(layer), layer.settings.s_alpha)
-        layer.set_scale(
-            torch.lerp(scale, own.expand(scale.numel()).view_as(scale), _SCALE_MOMENTUM)
-        )
+        layer.set_scale(torch.lerp(layer.scale_factor, layer.scale_of(x), _SCALE_MOMENTUM))
 
     def move_bounds(path: str, x: torch.Tensor) -> None:
         low, high = x.aminmax()
-        attention[path].x_min.lerp_(low, _BOUND_MOMENTUM)
-        attention[path].x_max.lerp_(high, _BOUND_MOMENTUM)
+        operands[path].x_min.lerp_(low, _BOUND_MOMENTUM)
+        operands[path].x_max.lerp_(high, _BOUND_MOMENTUM)
+        whole = (0, 1, 3) if path.endswith("_v") else (0, 1, 2)
+        peaks[path] = x.abs().amax(whole)
 
-    with watching(plain, move_scale), watching(attention, move_bounds):
+    with watching(plain, move_scale), watching(operands, move_bounds):
         for run in others:
             run()
+            for path, block in blocks.items():
+                _move_attention(block, *(peaks[f"{path}.act_quantizer_{o}"] for o in "kqvw"))
 
 
-@torch.no_grad()
-def take_bounds(layer: QuantizedLayer, x: torch.Tensor) -> None:
-    """Bounds of weights and activations from one input."""
-    layer.set_weight_bounds()
-    dimension = layer.rules.split_dimension(layer.channels)
-    parts = halves(layer.transformed(x), dimension, 1 + layer.settings.split)
-    lows, highs = zip(*(part.aminmax() for part in parts), strict=True)
-    layer.set_activation_bounds(lows, highs)
+def _move_attention(
+    block: QuantizedAttention, k: torch.Tensor, q: torch.Tensor, v: torch.Tensor, w: torch.Tensor
+) -> None:
+    """A tenth towards the scales of a batch, from the peaks of its smoothed operands.
+
+    Args:
+        block: Of mode `paper`.
+        k: max|k| of each element of a head; `q` likewise.
+        q: See `k`.
+        v: max|v| of each key token; `w`, of the softmax, likewise.
+        w: See `v`.
+    """
+    for scale, divided, multiplied in (
+        (block.scale_factor_qk, k, q),
+        (block.scale_factor_vw, v, w),
+    ):
+        own = smoothing_scale(divided * scale, multiplied / scale, block.settings.s_alpha)
+        scale.lerp_(own, _SCALE_MOMENTUM)
 
 
 @contextmanager
@@ -156,24 +165,10 @@ def _channel_ranges(layers: Layers, run: Run) -> dict[str, torch.Tensor]:
     with watching(layers, watch):
         run()
     for path in layers:
-        _check(path, found.get(path))
+        if path not in found:
+            raise PipelineError(f"{path}: no picture of the calibration reached this layer")
+        check_range(*found[path].aminmax(), path)
     return found
-
-
-def _check(path: str, channels: torch.Tensor | None) -> None:
-    if channels is None:
-        raise PipelineError(f"{path}: no picture of the calibration reached this layer")
-    if not channels.isfinite().all():
-        raise PipelineError(
-            f"{path}: its input has values that are no numbers, or infinite; look at the weights "
-            "and the calibration pictures"
-        )
-    low, high = channels.aminmax()
-    if low >= high:
-        raise PipelineError(
-            f"{path}: its input is constant ({float(high):.4g}) over all calibration pictures, "
-            "which gives no range; give pictures with detail"
-        )
 
 
 def _chosen(layers: Layers, run: Run, ranges: Mapping[str, torch.Tensor]) -> dict[str, Start]:
@@ -208,7 +203,7 @@ def _set(layer: QuantizedLayer, channels: torch.Tensor, start: Start) -> None:
     """
     shift = channels.mean(0) if start.centred else torch.zeros_like(channels[0])
     peak = (channels - shift).abs().amax(0)
-    scale = smoothing_scale(peak, _weight_peaks(layer), start.alpha)
+    scale = smoothing_scale(peak, layer.weight_maximum(), start.alpha)
     layer.set_scale(scale.view_as(layer.scale_factor))
     layer.offset.copy_(shift.view_as(layer.offset))
     layer.set_weight_bounds()
@@ -216,8 +211,3 @@ def _set(layer: QuantizedLayer, channels: torch.Tensor, start: Start) -> None:
     layer.set_activation_bounds(
         tuple(part[0].amin() for part in smoothed), tuple(part[1].amax() for part in smoothed)
     )
-
-
-def _weight_peaks(layer: QuantizedLayer) -> torch.Tensor:
-    """max|W| of each input channel, [C]."""
-    return layer.weight.transpose(0, 1).flatten(1).abs().amax(1).to(layer.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipelines.contract import Rung
+from pipelines.contract import PipelineError, Rung
 from pipelines.passionsr.choices import QuantizationChoices
 from pipelines.s3diff.options import OptimizedOptions
 
@@ -29,6 +29,11 @@ class QuantizedOptions(QuantizationChoices, OptimizedOptions):
         self.check_quantization(
             on=("half_weights",), off=("merge_lora", "fold_upsample", "fused_qkv")
         )
+        if self.is_published:
+            raise PipelineError(
+                f"option quantization={self.quantization}: PassionSR's files are of OSEDiff; give "
+                f"{self.ARM} what `python -m pipelines.passionsr --system s3diff` writes"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

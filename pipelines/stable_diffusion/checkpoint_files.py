@@ -19,7 +19,7 @@ LAYOUTS = (
     "a weights folder holds sd-turbo/ with s3diff.pkl and de_net.pth (S3Diff; `srbench weights "
     "fetch` downloads them) or with osediff.pkl (OSEDiff)"
 )
-_AGAIN = "download it again (`srbench weights fetch`)"
+_AGAIN = "download it again"
 _BROKEN = (
     RuntimeError,
     EOFError,

@@ -258,14 +258,14 @@ def _find_state(plan: Plan, note: Note) -> State | None:
     if not plan.resume:
         raise PipelineError(
             f"{plan.out}: holds a run of {state.step} steps; continue it with --resume, or choose "
-            "another --out"
+            "another folder"
         )
     changes = differences(state.identity, plan.identity)
     if changes:
         more = f"; and {len(changes) - _NAMED} more" if len(changes) > _NAMED else ""
         raise PipelineError(
             f"{plan.out}: begun with {'; '.join(changes[:_NAMED])}{more}; give the same, or choose "
-            "another --out"
+            "another folder"
         )
     if state.step > plan.steps:
         raise PipelineError(

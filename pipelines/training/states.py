@@ -56,7 +56,7 @@ def run_folder(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise PipelineError(
                 f"{folder}: another training is writing into it; wait for it, or choose another "
-                "--out"
+                "folder"
             ) from error
         for left in folder.glob(".state-*.part"):
             left.unlink()
@@ -116,7 +116,7 @@ def load_state(folder: Path, note: Note) -> State | None:
         except UNREADABLE as error:
             note(f"warning: {path}: damaged ({type(error).__name__}); the state before it is taken")
     if paths:
-        raise PipelineError(f"{folder}: its states are damaged; choose another --out")
+        raise PipelineError(f"{folder}: its states are damaged; choose another folder")
     return None
 
 

@@ -20,11 +20,13 @@ from pipelines.osediff.mini import derive
 from pipelines.passionsr import install
 from pipelines.passionsr.checkpoint import QuantizationFacts, save_quantization
 from pipelines.passionsr.layer import QuantizedLayer
-from pipelines.passionsr.network import plain_path
+from pipelines.passionsr.network import NetworkSettings, plain_path, quantize_network
+from pipelines.passionsr.published_pair import load_pair
 from pipelines.work import WorkCounter
 from srbench.errors import UsageError
 from srbench.registry import BUILT_IN, load_pipeline, parse_options
 from tests.tiny_s3diff import few_adapters, write_sane_weights
+from tests.unit.test_passionsr_published import as_published
 
 QUANTIZED = [name for name in BUILT_IN if "-w8a8" in name or "-w6a6" in name]
 W8A8 = ("osediff-w8a8", "s3diff-w8a8")
@@ -114,6 +116,8 @@ def test_options_need_no_torch() -> None:
         ("s3diff-w6a6", {"arithmetic": "int8"}, "no card multiplies 6 bits"),
         ("osediff-w6a6", {"arithmetic": "fp8"}, "tells accuracy only"),
         ("osediff-w8a8-maxmin", {"quantization": "a"}, "give the file to osediff-w8a8$"),
+        ("osediff-w8a8", {"quantization": "unet.pth", "arithmetic": "int8"}, "simulated only"),
+        ("s3diff-w8a8", {"quantization": "unet.pth"}, "PassionSR's files are of OSEDiff"),
         ("osediff-w8a8", {"arithmetic": "int4"}, "one of auto, simulated, int8, fp8"),
     ],
 )
@@ -146,6 +150,10 @@ def test_pictures(system: str, load: Loaded) -> None:
     assert np.array_equal((painted * np.float32(255)).astype(np.uint8), picture)
     assert np.array_equal(pipeline.upscale(IMAGE, 4, seed=1), picture)
     assert not np.array_equal(pipeline.upscale(IMAGE, 4, seed=2), picture)
+
+
+def test_a_size_whose_only_tile_is_higher_than_wide_is_prepared(system: str, load: Loaded) -> None:
+    load(f"{system}-optimized", fused_qkv=False).prepare(32, 16, 4)
 
 
 def test_latents_come_near_those_of_full_precision(system: str, load: Loaded) -> None:
@@ -294,6 +302,44 @@ def test_a_calibration_that_does_not_fit(load: Loaded, tmp_path: Path) -> None:
     refused("system s3diff, not osediff")
     (tmp_path / "torn.safetensors").write_bytes(file.read_bytes()[:900])
     refused("truncated", quantization=str(tmp_path / "torn.safetensors"))
+
+
+@pytest.mark.full
+def test_the_files_of_passionsr_give_the_published_function(load: Loaded, tmp_path: Path) -> None:
+    bare = {"fold_upsample": False, "fused_qkv": False, "fold_time": False, "cache_text_kv": False}
+    published = load("osediff-optimized", **bare)
+    image = np.ascontiguousarray(data.coffee()[100:132, 200:232])
+    unet = tmp_path / "unet_ckpt_merge_saw_sep.pth"
+    layers: dict[str, Any] = {}
+    kind: Any
+    with torch.inference_mode():
+        for kind in ("unet", "vae"):
+            network = getattr(published, kind)
+            layers[kind] = quantize_network(network, NetworkSettings.published(kind, 8))
+    wanted = published.upscale(image, 4, seed=1)
+    for kind, those in layers.items():
+        config = getattr(published.architecture, kind)
+        state = as_published((getattr(published, kind), those, config), "model.")
+        torch.save(state, unet.with_name(unet.name.replace("unet", kind)))
+    found = load("osediff-w8a8", Precision.FP16, quantization=str(unet))
+    assert np.array_equal(found.upscale(image, 4, seed=1), wanted)
+    said = found.decisions(32, 32, 4)
+    assert said["arithmetic"].startswith("simulated (mode paper: ")
+    assert said["calibration"].count(" 0 missing, 0 unexpected, ") == 2
+    assert found.bill_of(32, 32, 4).parts["unet"].quantized_macs["attention"] > 0
+    assert found.work(32, 32, 4).flops
+    networks = {"unet": found.unet, "vae": found.vae}
+    configs = {"unet": found.architecture.unet, "vae": found.architecture.vae}
+    state = torch.load(unet, weights_only=True)
+    del state[next(key for key in state if key.endswith("act_quantizer_0.x_max"))]
+    torch.save(state, tmp_path / "unet.pth")
+    for path, words in (
+        (tmp_path / "unet.pth", "lacks 1 scales and bounds"),
+        (unet.rename(tmp_path / "unet_alone.pth"), "vae_alone.pth: no such file; put it there"),
+        (tmp_path / "vae_ckpt_merge_saw_sep.pth", "has no 'unet'"),
+    ):
+        with torch.inference_mode(), pytest.raises(PipelineError, match=words):
+            load_pair(path, networks, layers_of(found), configs)
 
 
 @pytest.mark.full

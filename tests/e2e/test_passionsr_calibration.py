@@ -86,6 +86,9 @@ def refused(
         (("--side", 256), "cat.png: 140x128 px, smaller than a crop of 256x256"),
         (("--side", 64, "--images", 90), "have room for 8 crops of 64x64 px, 90 are asked for"),
         (("--photos", "/nowhere"), "/nowhere: no such folder"),
+        (("--images", 0), "--images 0: ranges need at least 4 pictures"),
+        (("--out", "/proc"), "--out /proc: cannot be written"),
+        (("--out", "/dev/null/file"), "--out /dev/null/file: cannot be written"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -121,6 +124,7 @@ def test_shipped_files_belong_to_the_shipped_weights(system: System, bits: int) 
     facts = read_facts(path)
     assert (facts.system, facts.weight_bits, facts.activation_bits) == (system, bits, bits)
     assert facts.components == ("unet", "vae")
+    assert facts.s_alpha is None
     assert facts.weights_digest == weights_of(system).digest
     assert path.stat().st_size < 1_000_000
 
@@ -210,7 +214,7 @@ def test_shipped_calibration_beats_maxmin(system: System, bits: int, tmp_path: P
         note=lambda line: None,
     )
     path = SHIPPED / f"{system}-w{bits}a{bits}.safetensors"
-    quantized = quantize_model(model, bits, "fixed", "unet+vae", 0.3)
+    quantized = quantize_model(model, bits, "fixed", "unet+vae")
     settings = LayerSettings(weight_bits=bits, activation_bits=bits)
     expected = Expected(settings=settings, system=system, weights_digest=weights.digest)
     load_quantization(path, quantized.networks, expected)

@@ -253,7 +253,7 @@ def test_prompt_embeddings(tmp_path: Path, suffix: str) -> None:
         read_embedding(write(embedding), 1024)
     with pytest.raises(PipelineError, match="not finite"):
         read_embedding(write(embedding / 0), 48)
-    with pytest.raises(PipelineError, match="missing"):
+    with pytest.raises(PipelineError, match="no such file; give a prompt"):
         read_embedding(tmp_path / f"no{suffix}", 48)
 
 

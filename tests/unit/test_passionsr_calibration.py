@@ -32,7 +32,7 @@ from pipelines.passionsr.calibration.task import DqcTask
 from pipelines.passionsr.facts import read_facts
 from pipelines.passionsr.layer import QuantizedLayer
 from pipelines.passionsr.settings import Mode
-from pipelines.passionsr.statistics import initialise
+from pipelines.passionsr.statistics import initialise, initialise_published
 from pipelines.pictures import write_png
 from tests.tiny_s3diff import few_adapters, write_sane_weights
 
@@ -91,7 +91,7 @@ class Toy:
         for index in (0, 2, 4):
             self.network[index] = QuantizedLayer.wrap(self.plain[index], bits, bits, mode=mode)
         layers = {str(index): self.network[index] for index in (0, 2, 4)}
-        self.quantized = Quantized("unet", {"unet": layers})
+        self.quantized, self.mode = Quantized("unet", {"unet": layers}), mode
         sizes = torch.tensor([0.1, 1.0, 3.0, 10.0])[:, None, None]
         self.pictures = [torch.randn(1, 4, 4, 4) * sizes for _ in range(PICTURES)]
         self.prepared: list[Stage] = []
@@ -101,7 +101,10 @@ class Toy:
             for picture in self.pictures:
                 self.network(picture)
 
-        initialise(self.quantized.layers(), send, "smoothquant")
+        if self.mode == "paper":
+            initialise_published(self.quantized.layers(), [send])
+        else:
+            initialise(self.quantized.layers(), send, "smoothquant")
         return ["initial"]
 
     def prepare(self, stage: Stage) -> None:
@@ -189,14 +192,16 @@ def test_same_seed_same_parameters() -> None:
         assert torch.equal(tensor, second.network.state_dict()[name])
 
 
-@pytest.mark.parametrize("stop", [6, 12, 23])
-def test_continued_anywhere_equals_uninterrupted(stop: int, tmp_path: Path) -> None:
-    whole = Toy()
-    expected, _ = learn(whole, FAST)
-    begun, _ = learn(Toy(), FAST, upto=stop)
+@pytest.mark.parametrize(("mode", "stop"), [("fixed", 6), ("fixed", 12), ("paper", 14)])
+def test_continued_anywhere_equals_uninterrupted(mode: Mode, stop: int, tmp_path: Path) -> None:
+    """In mode `paper` zero points keep the first step, and gradients add up over an epoch."""
+    schedule = replace(FAST, mode=mode)
+    whole = Toy(mode)
+    expected, _ = learn(whole, schedule)
+    begun, _ = learn(Toy(mode), schedule, upto=stop)
     torch.save(begun.state_dict(), tmp_path / "state.pt")
-    toy = Toy()
-    task = toy.task(FAST)
+    toy = Toy(mode)
+    task = toy.task(schedule)
     task.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     task.begin(range(stop, task.steps))
     for step in range(stop, task.steps):
@@ -210,9 +215,7 @@ def test_continued_anywhere_equals_uninterrupted(stop: int, tmp_path: Path) -> N
 def test_published_gradients_add_up_over_an_epoch() -> None:
     schedule = replace(Schedule.of("paper", "unet"), let_rate=0.0, bounds_rate=0.0)
     toy = Toy("paper", bits=8)
-    toy.network(toy.pictures[0])
     task = toy.task(schedule)
-    task._initial = lambda: []
     task.begin(range(task.steps))
     gradients = []
     for step in range(2 * PICTURES):
@@ -349,6 +352,7 @@ def test_run_writes_facts_and_beats_maxmin(
     assert (facts.system, facts.weight_bits, facts.components) == ("s3diff", 6, ("unet",))
     assert facts.weights_digest == weights.digest
     assert facts.calibration["images"] == 4
+    assert facts.s_alpha is None
     low, high = facts.calibration["degradation_scores"]
     assert all(0 <= a < b <= 1 for a, b in zip(low, high, strict=True))
     by_stage: dict[str, list[float]] = {}
@@ -383,7 +387,7 @@ def test_published_procedure(weights: WeightsSource, tmp_path: Path, components:
     )
     done = calibrate(request, places(tmp_path, files), source, lambda line: None)
     facts = read_facts(tmp_path / "file.safetensors")
-    assert facts.mode == "paper"
+    assert (facts.mode, facts.s_alpha) == ("paper", 0.3)
     assert facts.split
     assert facts.calibration["degradation_scores"] == []
     assert [row.name for row in done.rows][:2] == ["statistics", *_after(components)[:1]]

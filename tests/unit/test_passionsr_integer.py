@@ -217,6 +217,15 @@ def test_layers_that_cannot_be_exported_are_refused() -> None:
     fresh = QuantizedLayer.wrap(nn.Linear(8, 8), mode="fixed")
     with pytest.raises(PipelineError, match="calibrate it"):
         integer_of(fresh)
+    broken = quantized(nn.Linear(8, 8), torch.randn(4, 8), 8, split=False)
+    assert broken.bias is not None
+    broken.bias[3] = torch.nan
+    with pytest.raises(PipelineError, match="not finite"):
+        integer_of(broken)
+    pointwise = quantized(nn.Conv2d(8, 8, 1), torch.randn(1, 8, 3, 3), 8, split=False)
+    assert isinstance(pointwise, QuantizedConv2d)
+    with pytest.raises(PipelineError, match="1x1"):
+        IntegerConv2d.from_layer(pointwise, (0, 1))
 
 
 def network() -> tuple[nn.Sequential, dict[str, QuantizedLayer]]:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.contract import PipelineError
+from pipelines.passionsr import BoundaryQuantizer as PublicQuantizer
 from pipelines.passionsr.lbq import (
     SMALLEST_RANGE,
     ActivationQuantizer,
@@ -162,6 +163,23 @@ def test_forward_is_the_formula() -> None:
     code = np.clip(np.sign(x) * np.floor(np.abs(x) / step + 0.5) - zero, 0, levels)
     found = fake_quantize(torch.from_numpy(x), *torch.tensor([low, high]).double(), levels)
     np.testing.assert_allclose(found, (code + zero) * step, rtol=1e-6)
+
+
+def test_public_quantizer_is_the_formula_before_it_is_initialized() -> None:
+    """Whoever writes bounds into a fresh quantizer gets spec 2.3, zero point included."""
+    quantizer = PublicQuantizer(255, torch.zeros((), dtype=torch.float64))
+    low, high = _leaf(-1.3), _leaf(2.1)
+    with torch.no_grad():
+        quantizer.x_min.copy_(low)
+        quantizer.x_max.copy_(high)
+    x = torch.tensor([-3.0, 0.4321, 5.0], dtype=torch.float64)
+    wanted = fake_quantize(x, low, high, 255)
+    assert torch.equal(quantizer(x), wanted)
+    weights = torch.tensor([1.0, 10.0, 100.0])
+    (quantizer(x) * weights).sum().backward()
+    (wanted * weights).sum().backward()
+    for bound, leaf in ((quantizer.x_min, low), (quantizer.x_max, high)):
+        torch.testing.assert_close(bound.grad, leaf.grad, rtol=1e-12, atol=1e-12)
 
 
 def test_published_zero_point_keeps_the_step_of_initialization() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -53,6 +54,18 @@ def test_resized_copy_of_a_crop(calibration: CalibrationSet, tmp_path: Path) -> 
     assert found(calibration, tmp_path) == {(calibration.crops[0].photograph.name, "crop.jpg")}
 
 
+def test_copies_in_other_forms(calibration: CalibrationSet, tmp_path: Path) -> None:
+    Image.fromarray(ASTRONAUT).convert("L").save(tmp_path / "grey.png")
+    write_png(tmp_path / "small.png", CAT[41:65, 77:103])
+    deep = ASTRONAUT[100:180, 100:200, ::-1].astype(np.uint16) * 257
+    cv2.imwrite(str(tmp_path / "deep.png"), deep)
+    assert found(calibration, tmp_path) == {
+        ("astronaut.png", "grey.png"),
+        ("cat.png", "small.png"),
+        ("astronaut.png", "deep.png"),
+    }
+
+
 @pytest.mark.parametrize("place", [(0, 0), (171, 53)])
 def test_shared_region_at_any_offset(
     calibration: CalibrationSet, tmp_path: Path, place: tuple[int, int]
@@ -83,13 +96,23 @@ def test_unrelated_pictures_are_no_leaks(calibration: CalibrationSet, tmp_path: 
     assert found(calibration, tmp_path) == set()
 
 
-def test_flat_regions_are_alike_in_all_pictures(tmp_path: Path) -> None:
+def sky(side: int, low: int, high: int) -> NDArray[np.uint8]:
+    """Clear: brighter towards the horizon, and without noise."""
+    grey = low + (high - low) * np.linspace(0, 1, side)[:, None, None] ** 1.5
+    return np.broadcast_to(grey, (side, side, 3)).astype(np.uint8)
+
+
+def test_skies_and_borders_are_alike_in_all_pictures(tmp_path: Path) -> None:
     for name, pixels in (("astronaut", ASTRONAUT), ("cat", CAT)):
         pixels = pixels.copy()
-        pixels[:80] = 255
+        pixels[:80] = sky(80, 200, 255)[:, :1]
+        pixels[-40:] = 0
         write_png(tmp_path / f"{name}.png", pixels)
-    ours = choose_crops([tmp_path / "cat.png"], SetSettings(images=4, side=64))
-    leaks = find_leaks(ours, Evaluation([tmp_path / "astronaut.png"]))
+    write_png(tmp_path / "clear.png", sky(128, 100, 200))
+    write_png(tmp_path / "other.png", sky(200, 90, 220))
+    photos = [tmp_path / "cat.png", tmp_path / "clear.png"]
+    ours = choose_crops(photos, SetSettings(images=4, side=64))
+    leaks = find_leaks(ours, Evaluation([tmp_path / "astronaut.png", tmp_path / "other.png"]))
     assert leaks == []
 
 

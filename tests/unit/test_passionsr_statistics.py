@@ -10,15 +10,17 @@ import torch
 from torch import nn
 
 from pipelines.contract import PipelineError
+from pipelines.passionsr.attention import QuantizedAttention
+from pipelines.passionsr.choices import Method
 from pipelines.passionsr.layer import QuantizedLayer
-from pipelines.passionsr.settings import Mode
+from pipelines.passionsr.settings import LayerSettings, Mode
 from pipelines.passionsr.statistics import (
     STARTS,
-    Method,
     initialise,
     initialise_published,
     watching,
 )
+from pipelines.stable_diffusion.unet_blocks import Attention
 
 Tensor = torch.Tensor
 
@@ -198,3 +200,21 @@ def test_published_statistics_move_scales_and_keep_bounds() -> None:
     for name, bound in before.named_parameters():
         if name.endswith(("x_min", "x_max")):
             assert torch.equal(bound, layer.get_parameter(name))
+
+
+def test_published_statistics_of_attention_move_scales_and_bounds() -> None:
+    torch.manual_seed(0)
+    plain = Attention(8, 8, 2)
+    settings = LayerSettings(mode="paper", s_alpha=0.5)
+    block, once = (QuantizedAttention(copy.deepcopy(plain), settings) for _ in range(2))
+    first, second = torch.randn(1, 6, 8), 3 * torch.randn(1, 6, 8)
+    initialise_published({"a": block}, [lambda: block(first), lambda: block(second)])
+    with torch.no_grad():
+        once(first)
+        query, keys = (layer(second).unflatten(-1, (2, 4)) for layer in (plain.to_q, plain.to_k))
+        own = (keys.abs().amax((0, 1, 2)) / query.abs().amax((0, 1, 2))) ** 0.5
+        expected = 0.9 * once.scale_factor_qk + 0.1 * own
+    assert torch.allclose(block.scale_factor_qk, expected, rtol=1e-4)
+    assert not torch.equal(block.scale_factor_vw, once.scale_factor_vw)
+    moved = block.get_submodule("act_quantizer_v"), once.get_submodule("act_quantizer_v")
+    assert moved[0].x_max > moved[1].x_max

@@ -340,5 +340,12 @@ def test_other_layouts_are_left_to_the_reference() -> None:
     assert not layouts.int8_linear_fits(given[0].t(), *given[1:], None, torch.float16)
     pictures = list(conv_arguments(3, 1, (1, 1), (5, 6)))
     assert layouts.int8_conv_fits(*pictures)
+    beside = nhwc(torch.randn(pictures[0].shape[0], pictures[1].shape[0], 5, 6))
+    assert layouts.int8_conv_fits(*pictures[:5], beside, *pictures[6:])
+    assert not layouts.int8_conv_fits(*pictures[:5], nhwc(beside[..., :5]), *pictures[6:])
     pictures[0] = pictures[0].contiguous()
     assert not layouts.int8_conv_fits(*pictures)
+    pointwise = list(conv_arguments(1, 1, (0, 0), (5, 6)))
+    assert layouts.int8_conv_fits(*pointwise)
+    pointwise[6] = [10, 12]  # the kernel would read pixel m for window m
+    assert not layouts.int8_conv_fits(*pointwise)

@@ -50,13 +50,14 @@ class Coordinates:
         for parameter in self._parameters:
             parameter.requires_grad_(True)
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Vector and units."""
-        return {"vector": self.vector.detach().clone(), "units": self._units}
+    def state_dict(self) -> dict[str, torch.Tensor | None]:
+        """Vector, units, and the gradient, which mode `paper` adds to until an epoch ends."""
+        vector = self.vector.detach().clone()
+        return {"vector": vector, "units": self._units, "gradient": self.vector.grad}
 
-    def load_state_dict(self, content: dict[str, torch.Tensor]) -> None:
+    def load_state_dict(self, content: dict[str, Any]) -> None:
         """Inverse of `state_dict`; writes nothing."""
-        self._units = content["units"]
+        self._units, self.vector.grad = content["units"], content["gradient"]
         with torch.no_grad():
             self.vector.copy_(content["vector"])
 

@@ -2,7 +2,8 @@
 
 Numbers on pictures that the bounds were fitted to say nothing; the published calibration set shares
 a region with DRealSR's test set. Two searches: a perceptual hash finds whole pictures that were
-resized or compressed, a rolling hash finds regions that are equal pixel by pixel.
+resized or compressed, a rolling hash finds regions that are equal pixel by pixel. Mirrored
+pictures are other ones.
 """
 
 from __future__ import annotations
@@ -25,16 +26,26 @@ Rgb = NDArray[np.uint8]
 _THUMBNAIL = 32
 _FREQUENCIES = 8
 _HAMMING = 12
-"""Of 64 bits: copies through resizing and JPEG stay below 10, unrelated pictures differ in 32."""
-_CORRELATION = 0.97
+"""Of 64 bits: copies through resizing and JPEG stay below 12, unrelated pictures differ in 32."""
+_DETAIL = 16
+"""Frequencies that copies are compared in, without the smoothest and all that vary one way alone:
+every clear sky and every black border has the same ones."""
+_CORRELATION = 0.85
+"""Of details: copies are above, unrelated pictures below 0.7."""
+_FAINTEST = 1.0
+"""Grey levels (rms) of detail that a picture is known again by."""
 _BLOCK = 16
 _REGION = 32
-"""Side of an equal region that is a leak; every square of 31 holds a whole block of the grid."""
+"""Side of an equal region that is a leak (all of a smaller picture); every square of 31 holds a
+whole block of the grid."""
 _TEXTURE = 12
-"""Grey levels in a block at least: skies and borders are equal in pictures of anything."""
+"""Levels in a block at least, and not along one axis alone: skies and borders are equal in pictures
+of anything."""
+_ROWS, _COLUMNS = np.indices((_DETAIL, _DETAIL))
+_COUNTED = (np.minimum(_ROWS, _COLUMNS) > 0) & (_ROWS + _COLUMNS > 3)
 _STRIP = 512
 _MIXER = np.uint64(0x9E3779B97F4A7C15)
-_MULTIPLIERS = np.uint64(6364136223846793005), np.uint64(2862933555777941757)
+_MULTIPLIERS = np.uint64(2862933555777941757), np.uint64(6364136223846793005)
 _NAMED = 3
 """Leaks that are named before they are only counted."""
 
@@ -91,9 +102,11 @@ class Evaluation:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
-        self.looks = [_Look.of(read_picture(path)) for path in paths]
-        parts = [_grid_blocks(read_picture(path)) for path in paths]
+        self.paths, self.looks, parts = list(paths), [], []
+        for path in paths:
+            pixels = read_picture(path)
+            self.looks.append(_Look.of(pixels))
+            parts.append(_grid_blocks(pixels))
         owners = np.repeat(np.arange(len(paths)), [len(hashes) for hashes, _ in parts])
         hashes = np.concatenate([hashes for hashes, _ in parts])
         order = np.argsort(hashes, kind="stable")
@@ -135,34 +148,36 @@ def find_leaks(calibration: CalibrationSet, evaluation: Evaluation) -> list[Leak
         for path in _shared_regions(pixels, evaluation):
             if path not in known:
                 known.add(path)
-                what = f"shares {_REGION}x{_REGION} px or more, pixel by pixel, with"
+                what = "shares a region, pixel by pixel, with"
                 leaks.append(Leak(photograph, path, what))
     return leaks
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """A picture small: its DCT hash (Zauner 2010) and the standardised grey thumbnail behind it."""
+    """A picture small: its DCT hash (Zauner 2010) and the standardised details behind it."""
 
     bits: int
-    thumbnail: NDArray[np.float64]
+    detail: NDArray[np.float64]
 
     @classmethod
     def of(cls, pixels: Rgb) -> _Look:
         image = Image.fromarray(pixels).convert("L")
         small = image.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
         grey = np.asarray(small, np.float64)
-        low = dctn(grey, norm="ortho")[:_FREQUENCIES, :_FREQUENCIES].ravel()
+        spectrum = dctn(grey, norm="ortho")
+        low = spectrum[:_FREQUENCIES, :_FREQUENCIES].ravel()
         signs = low > np.median(low[1:])
         bits = int.from_bytes(np.packbits(signs).tobytes(), "big")
-        centred = grey - grey.mean()
-        return cls(bits, centred / max(float(np.linalg.norm(centred)), 1e-6))
+        detail = (spectrum[:_DETAIL, :_DETAIL] * _COUNTED).ravel()
+        size = float(np.linalg.norm(detail))
+        return cls(bits, detail / size if size > _FAINTEST * _THUMBNAIL else 0 * detail)
 
     def is_copy_of(self, other: _Look) -> bool:
         """Whether both show the same, up to size, compression and brightness."""
         if (self.bits ^ other.bits).bit_count() > _HAMMING:
             return False
-        return float((self.thumbnail * other.thumbnail).sum()) > _CORRELATION
+        return float(self.detail @ other.detail) > _CORRELATION
 
 
 def _packed(pixels: Rgb) -> NDArray[np.uint64]:
@@ -176,10 +191,7 @@ def _window_hashes(packed: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Polynomial hash modulo 2^64 of each block at every alignment, [H - 15, W - 15]."""
     mixed = (packed + np.uint64(1)) * _MIXER
     mixed ^= mixed >> np.uint64(29)
-    for axis, multiplier in (
-        (1, np.uint64(6364136223846793005)),
-        (0, np.uint64(2862933555777941757)),
-    ):
+    for axis, multiplier in enumerate(_MULTIPLIERS):
         length = mixed.shape[axis] - _BLOCK + 1
         total = np.zeros_like(mixed.take(range(length), axis))
         for offset in range(_BLOCK):
@@ -197,8 +209,13 @@ def _grid_blocks(pixels: Rgb) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     hashes = _window_hashes(_packed(pixels))[::_BLOCK, ::_BLOCK]
     places = np.argwhere(np.ones(hashes.shape, bool)) * _BLOCK
     blocks = (pixels[top : top + _BLOCK, left : left + _BLOCK, 1] for top, left in places)
-    textured = [len(np.unique(block)) >= _TEXTURE for block in blocks]
+    textured = [_is_textured(block) for block in blocks]
     return hashes.ravel()[textured], places[textured]
+
+
+def _is_textured(block: NDArray[np.uint8]) -> bool:
+    ramp = (block == block[:1]).all() or (block == block[:, :1]).all()
+    return len(np.unique(block)) >= _TEXTURE and not ramp
 
 
 def _shared_regions(pixels: Rgb, evaluation: Evaluation) -> Iterator[Path]:
@@ -234,14 +251,18 @@ def _matches(pixels: Rgb, evaluation: Evaluation) -> Iterator[tuple[int, int, in
 
 
 def _equal_square(a: Rgb, b: Rgb, offset: tuple[int, int]) -> bool:
-    """Whether pixel (y, x) of b equals (y + top, x + left) of a all over a square of `_REGION`."""
+    """Whether pixel (y, x) of b equals (y + top, x + left) of a all over a square of `_REGION`.
+
+    Of a picture that is smaller, all over its shorter side.
+    """
     (top, left), (height, width) = offset, b.shape[:2]
+    side = min(_REGION, height, width)
     rows = slice(max(0, top), min(a.shape[0], top + height))
     columns = slice(max(0, left), min(a.shape[1], left + width))
-    if min(rows.stop - rows.start, columns.stop - columns.start) < _REGION:
+    if min(rows.stop - rows.start, columns.stop - columns.start) < side:
         return False
     other = b[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
     equal = (a[rows, columns] == other).all(axis=-1)
     sums = np.pad(equal.cumsum(0, dtype=np.int64).cumsum(1), ((1, 0), (1, 0)))
-    far = sums[_REGION:, _REGION:] + sums[:-_REGION, :-_REGION]
-    return bool((far - sums[_REGION:, :-_REGION] - sums[:-_REGION, _REGION:] == _REGION**2).any())
+    far = sums[side:, side:] + sums[:-side, :-side]
+    return bool((far - sums[side:, :-side] - sums[:-side, side:] == side**2).any())

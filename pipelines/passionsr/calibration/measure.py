@@ -94,7 +94,7 @@ class _Error:
 
     def psnr_db(self) -> float:
         mean = max(self._squares / self._count, 1e-20)
-        return 10 * math.log10((self._high - self._low) ** 2 / mean)
+        return 10 * math.log10(max((self._high - self._low) ** 2, 1e-20) / mean)
 
 
 def table(rows: Sequence[Row]) -> str:

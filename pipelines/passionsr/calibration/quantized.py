@@ -65,9 +65,7 @@ class Quantized:
         return {p: x for p, x in vae.items() if p.startswith(_AROUND[component])}
 
 
-def quantize_model(
-    model: OneStepModel, bits: int, mode: Mode, components: Components, s_alpha: float
-) -> Quantized:
+def quantize_model(model: OneStepModel, bits: int, mode: Mode, components: Components) -> Quantized:
     """Replace layers of the model's networks, as the pipelines do that run the result.
 
     Mode `paper` takes the published configurations, `fixed` one range for all channels and
@@ -78,16 +76,16 @@ def quantize_model(
         kind: Kind = "unet" if name == "unet" else "vae"
         network: nn.Module = model.unet if kind == "unet" else model.vae
         layers: dict[str, Layer] = {
-            **quantize_network(network, network_settings(kind, bits, mode, s_alpha)),
+            **quantize_network(network, network_settings(kind, bits, mode)),
             **quantized_attentions(network),
         }
         networks[name] = layers
     return Quantized(components, networks)
 
 
-def network_settings(kind: Kind, bits: int, mode: Mode, s_alpha: float) -> NetworkSettings:
+def network_settings(kind: Kind, bits: int, mode: Mode) -> NetworkSettings:
     """How a network is quantized in a mode."""
     if mode == "paper":
         return NetworkSettings.published(kind, bits)
-    layer = LayerSettings(weight_bits=bits, activation_bits=bits, mode=mode, s_alpha=s_alpha)
+    layer = LayerSettings(weight_bits=bits, activation_bits=bits, mode=mode)
     return NetworkSettings(layer=layer, kind=kind)

@@ -18,16 +18,21 @@ from pipelines.passionsr.calibration.model import Condition
 from pipelines.passionsr.calibration.objectives import Objective
 from pipelines.passionsr.calibration.quantized import network_settings, quantize_model
 from pipelines.passionsr.calibration.schedule import Schedule, System
-from pipelines.passionsr.calibration.set import CalibrationSet, SetSettings, choose_crops
+from pipelines.passionsr.calibration.set import (
+    CalibrationSet,
+    SetSettings,
+    check_files,
+    choose_crops,
+)
 from pipelines.passionsr.calibration.store import Store
 from pipelines.passionsr.calibration.systems import open_model
 from pipelines.passionsr.calibration.targets import make_targets
 from pipelines.passionsr.calibration.task import DqcTask
 from pipelines.passionsr.checkpoint import save_quantization
-from pipelines.passionsr.choices import Components
+from pipelines.passionsr.choices import Components, Method
 from pipelines.passionsr.facts import QuantizationFacts
 from pipelines.passionsr.settings import Mode
-from pipelines.passionsr.statistics import Method, initialise, initialise_published
+from pipelines.passionsr.statistics import initialise, initialise_published
 from pipelines.pictures import Note
 from pipelines.training.loop import Plan, run
 
@@ -52,7 +57,6 @@ class Request:
         components: `unet`, or `unet+vae`.
         pictures: Of the calibration set.
         epochs: Of each stage; None for the schedule's own.
-        s_alpha: Exponent of the initial scales.
 
     Raises:
         PipelineError: Mode `paper` for another system than OSEDiff.
@@ -64,7 +68,6 @@ class Request:
     components: Components = "unet+vae"
     pictures: SetSettings
     epochs: int | None = None
-    s_alpha: float = 0.3
 
     def __post_init__(self) -> None:
         if self.mode == "paper" and self.system != "osediff":
@@ -118,6 +121,7 @@ def calibrate(request: Request, places: Places, weights: WeightsSource, note: No
     Raises:
         PipelineError: One line that names what is wrong.
     """
+    check_files(places.photographs, places.held_out, places.out)
     pictures = choose_crops(places.photographs, request.pictures)
     if places.evaluation:
         check_leaks(pictures, places.evaluation, allow=places.allow_leaks, note=note)
@@ -154,8 +158,7 @@ class _Bench:
         pictures: CalibrationSet,
         note: Note,
     ) -> None:
-        self._request, self._places, self._weights = request, places, weights
-        self._note = note
+        self._request, self._places, self._weights, self._note = request, places, weights, note
         self._schedule = Schedule.of(request.mode, request.components, request.epochs)
         self._sets = {CALIBRATION: pictures}
         if places.held_out:
@@ -166,9 +169,7 @@ class _Bench:
             request.system, weights, request.pictures.scale, fold_time=request.mode == "fixed"
         )
         self._targets = {name: self._make_targets(name) for name in self._sets}
-        self.quantized = quantize_model(
-            self._model, request.bits, request.mode, request.components, request.s_alpha
-        )
+        self.quantized = quantize_model(self._model, request.bits, request.mode, request.components)
 
     def _make_targets(self, name: str) -> Store:
         return make_targets(
@@ -210,7 +211,6 @@ class _Bench:
             "system": request.system,
             "bits": request.bits,
             "components": request.components,
-            "s_alpha": request.s_alpha,
             "schedule": asdict(self._schedule),
             "weights": self._weights.digest,
             **{name: pictures.fingerprint() for name, pictures in self._sets.items()},
@@ -219,12 +219,13 @@ class _Bench:
     def facts(self, task: DqcTask) -> QuantizationFacts:
         """What the file says of itself."""
         request, pictures = self._request, self._sets[CALIBRATION]
+        layer = network_settings("unet", request.bits, request.mode).layer
         return QuantizationFacts(
             weight_bits=request.bits,
             activation_bits=request.bits,
             mode=request.mode,
-            split=network_settings("unet", request.bits, request.mode, request.s_alpha).layer.split,
-            s_alpha=request.s_alpha,
+            split=layer.split,
+            s_alpha=layer.s_alpha if request.mode == "paper" else None,
             system=request.system,
             components=tuple(self.quantized.networks),
             method="dqc",
@@ -275,12 +276,14 @@ class _Bench:
 
     @torch.no_grad()
     def _send(self, numbers: range) -> None:
-        targets, model = self._targets[CALIBRATION], self._model
-        conditions = [model.condition(targets.get(n)["lr"].numpy()) for n in numbers]
+        model = self._model
+        targets = [self._targets[CALIBRATION].get(number) for number in numbers]
+        conditions = [model.condition(target["lr"].numpy()) for target in targets]
         condition = conditions[0]
         if len(conditions) > 1:
             condition = Condition(torch.cat([each.x for each in conditions]))
-        latent = model.encode(condition)
+        sampled = [target["noise"] for target in targets if "noise" in target]
+        latent = model.encode(condition, torch.cat(sampled) if sampled else None)
         x0 = model.x0(latent, model.eps(condition, latent))
         if self._request.components == "unet+vae":
             model.decode(x0)

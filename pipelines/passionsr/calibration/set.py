@@ -152,6 +152,21 @@ def find_photographs(folder: Path) -> list[Path]:
     return paths
 
 
+def check_files(photographs: Sequence[Path], held_out: Sequence[Path], out: Path) -> None:
+    """Refuse before anything is computed what would make it worthless.
+
+    Raises:
+        PipelineError: The file cannot be written, or photographs are held out that are not.
+    """
+    ours = {path.resolve() for path in photographs}
+    for photograph in held_out:
+        if photograph.resolve() in ours:
+            raise PipelineError(f"--held-out: {photograph} is calibrated on; give others")
+    there = next(parent for parent in out.absolute().parents if parent.exists())
+    if out.is_dir() or not there.is_dir() or not os.access(there, os.W_OK):
+        raise PipelineError(f"--out {out}: cannot be written; give a file in a folder that can")
+
+
 def choose_crops(paths: Sequence[Path], settings: SetSettings) -> CalibrationSet:
     """Draw crops that do not overlap, as evenly from all photographs as their sizes allow.
 

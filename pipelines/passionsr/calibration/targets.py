@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from pipelines.contract import PipelineError
 from pipelines.passionsr.calibration.model import OneStepModel
 from pipelines.passionsr.calibration.set import CalibrationSet
 from pipelines.passionsr.calibration.store import Store
@@ -45,7 +46,8 @@ def make_targets(
         note: Told progress.
 
     Raises:
-        PipelineError: The folder holds targets of something else, or cannot be written.
+        PipelineError: The folder holds targets of something else, or cannot be written; or the
+            weights give no numbers.
     """
     origin = {
         "model": type(model).__name__,
@@ -79,6 +81,11 @@ def make_targets(
             tensors["noise"] = noise
         if condition.scores is not None:
             tensors["scores"] = condition.scores
+        if not all(tensors[name].isfinite().all() for name in ("eps", "image")):
+            raise PipelineError(
+                f"{pictures.crops[number].name}: full precision gives values that are no numbers; "
+                "look at the weights"
+            )
         store.put(number, tensors)
     return store
 

@@ -15,7 +15,8 @@ from pipelines.passionsr.calibration.coordinates import Coordinates, coordinates
 from pipelines.passionsr.calibration.objectives import Objective
 from pipelines.passionsr.calibration.quantized import Quantized
 from pipelines.passionsr.calibration.schedule import Component, Learned, Schedule, Stage, stages
-from pipelines.passionsr.statistics import take_bounds, watching
+from pipelines.passionsr.network import learned_tensors, load_learned
+from pipelines.passionsr.statistics import watching
 from pipelines.pictures import Note
 from pipelines.training.loop import Look
 
@@ -125,7 +126,7 @@ class DqcTask:
     def state_dict(self) -> dict[str, Any]:
         """See `pipelines.training.loop.Task`."""
         return {
-            "parameters": {path: layer.state_dict() for path, layer in self._all.items()},
+            "parameters": {path: learned_tensors(layer) for path, layer in self._all.items()},
             "epochs": [[e.stage, e.number, e.loss, e.kept] for e in self.epochs],
             "rows": copy.deepcopy(self.rows),
             "stage": {
@@ -139,7 +140,7 @@ class DqcTask:
     def load_state_dict(self, content: dict[str, Any]) -> None:
         """See `pipelines.training.loop.Task`."""
         for path, layer in self._all.items():
-            layer.load_state_dict(content["parameters"][path])
+            load_learned(layer, content["parameters"][path])
         self.epochs = [Epoch(*row) for row in content["epochs"]]
         self.rows = content["rows"]
         self._resumed = content["stage"]
@@ -192,7 +193,12 @@ class DqcTask:
             yield
             return
         layers = self._quantized.layers_of(stage.component)
-        with watching(layers, lambda path, x: take_bounds(layers[path], x)):
+
+        def take(path: str, x: torch.Tensor) -> None:
+            layers[path].set_weight_bounds()
+            layers[path].take_activation_bounds(x)
+
+        with watching(layers, take):
             yield
 
     def _step(self, stage: Stage, rate: float) -> None:

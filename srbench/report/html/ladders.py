@@ -11,8 +11,8 @@ from srbench.stats.speedup import Speedup
 _MOST_OPTIONS = 4
 _WORDS = 3
 _NO_PREDICTION = (
-    "No prediction applies here: those of s3diff-optimized are for the documented cases on A10, "
-    "L20 and H100 in fp16, with full-size networks and no option set."
+    "No prediction applies here: this pipeline has none, or they are for other sizes, cards, "
+    "precisions or options."
 )
 
 
