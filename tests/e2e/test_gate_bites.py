@@ -57,6 +57,7 @@ def gate(root: Path, out: Path, run: str) -> subprocess.CompletedProcess[str]:
         pytest.param("Hungry", "peak_tensor_bytes", marks=pytest.mark.full),
     ],
 )
+@pytest.mark.full
 def test_a_planted_regression_fails_and_is_named(
     project_root: Path, out: Path, plant: str, named: str
 ) -> None:

@@ -193,6 +193,7 @@ def test_a_sequential_run_is_resumed_with_its_looks(folder: Folder, srbench: Srb
     assert json.loads((folder.file or Path()).read_text().splitlines()[-1])["decided_at"] == 6
 
 
+@pytest.mark.full
 def test_the_coordinators_memory_does_not_grow_with_the_samples(folder: Folder) -> None:
     show = Show(cases=("16x16x1", "24x16x1"), blocks=5, pairs=500)
     with led(folder, show) as process:

@@ -37,6 +37,7 @@ def stored_ceilings(root: Path, profile: str, precision: str) -> None:
     )
 
 
+@pytest.mark.full
 def test_a_card_that_is_not_here_has_counts_and_datasheet_limits(srbench: Srbench) -> None:
     done = srbench("roofline", "--gpu", "a10", "--cases", CASE, "--json")
     assert done.code == ExitCode.OK
@@ -111,6 +112,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(replace(run, cells=cells), root)
 
 
+@pytest.mark.full
 def test_a_run_is_held_against_the_networks_it_measured(srbench: Srbench, measured: Path) -> None:
     root = measured.parents[1]
     stored_ceilings(root, "cpu", "fp32")
@@ -197,6 +199,7 @@ def test_damaged_ceilings_are_said(srbench: Srbench) -> None:
     assert "results/a10/ceilings.json: damaged" in done.err
 
 
+@pytest.mark.full
 def test_the_ceilings_of_this_cpu_are_measured_once(srbench: Srbench) -> None:
     arguments = ["roofline", "--gpu", "cpu", "--cases", "16x16x2", "--pipelines", PLAIN]
     first = srbench(*arguments)

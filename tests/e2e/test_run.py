@@ -173,6 +173,7 @@ def test_a_worker_that_dies_once_is_replaced(place: Place) -> None:
     assert outcomes == {0: "crash", 1: "ok"}
 
 
+@pytest.mark.full
 def test_killed_and_resumed(place: Place) -> None:
     arguments = ["run", "--weights", str(place.weights), *QUICK[:-2], "--pipelines"]
     with place.start(*arguments, f"{SLOW},{FAST}", "--blocks", "3") as process:
@@ -202,6 +203,7 @@ def test_killed_and_resumed(place: Place) -> None:
     ]
 
 
+@pytest.mark.full
 def test_ctrl_c_once_stores_the_block_and_twice_stops(place: Place) -> None:
     arguments = ["run", "--weights", str(place.weights), *QUICK[:-2], "--pairs", "9"]
     process = place.start(*arguments, "--pipelines", SLOW, "--blocks", "50")

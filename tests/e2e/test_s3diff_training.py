@@ -89,6 +89,7 @@ def command(
     return ("--recipe", "mini", *paths, "--steps", steps, *chosen)
 
 
+@pytest.mark.full
 def test_kill_and_resume_is_bit_equal(weights: Path, photos: Path, tmp_path: Path) -> None:
     """The losses of every step and the checkpoint are those of an uninterrupted run."""
     often = ("run.accumulate=2", "run.log_every=1", f"run.save_every={SAVED}")

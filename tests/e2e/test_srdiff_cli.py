@@ -82,6 +82,7 @@ def test_a_run_its_report_and_its_gate(srbench: Srbench, small: Path, tmp_path: 
     assert done.code in (0, 1, 3)  # one pair on a busy CPU says nothing of the time
 
 
+@pytest.mark.full
 def test_work_is_counted_without_weights(srbench: Srbench) -> None:
     arms = "srdiff-baseline,srdiff-optimized"
     done = srbench("run", "--gpu", "meta", "--pipelines", arms, "--cases", "80x68x4", "--json")

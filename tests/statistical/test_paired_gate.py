@@ -36,6 +36,7 @@ def test_false_alarms_at_the_default_margin(profile: str, note: Note) -> None:
 
 
 @pytest.mark.parametrize(("margin", "most"), [(0.0, 0.015), (0.03, 0.001)])
+@pytest.mark.full
 def test_false_alarms_with_a_bimodal_arm(margin: float, most: float, note: Note) -> None:
     """Its mean taken off, so that no difference is left.
 

@@ -579,6 +579,7 @@ def test_roles_decide_input_and_target() -> None:
 # --- runs ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_loss_falls_in_200_steps(light: Path, photos: Path, tmp_path: Path) -> None:
     changes = ("run.batch=1", "run.log_every=50", "loss.gan=0", "optimizer.generator.lr=2e-3")
     go(small(*changes, steps=200), places(light, photos, tmp_path))

@@ -91,6 +91,7 @@ def test_mini_is_sane_on_photographs(mini: Path, photo: str) -> None:
     assert all(abs(bias) < 0.02 for bias in ends.eps_bias)
 
 
+@pytest.mark.full
 def test_other_seeds_are_calibrated(tmp_path: Path) -> None:
     plan = calibrated("small", 7, tmp_path)
     assert plan.ends != recipe("small").ends

@@ -19,7 +19,9 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (16, 40, 3), dtype=np.uint8)
 SCALE = 4
 
 
-@pytest.fixture(scope="module", params=["baseline", "optimized"])
+@pytest.fixture(
+    scope="module", params=[pytest.param("baseline", marks=pytest.mark.full), "optimized"]
+)
 def counted(request: pytest.FixtureRequest) -> tuple[list[WorkCounts], list[WorkCounts]]:
     """Two counts of `work()` and two of a real image, once a first one has filled the caches."""
     pipeline = (
