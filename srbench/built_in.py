@@ -13,11 +13,16 @@ class Entry:
         name: Name of the arm in records and tables.
         target: `module:attribute` of its class.
         options: `module:attribute` of its options, when those can be had without its networks.
+        script: Of a foreign engine, its adapter: a file below `pipelines`, run by the interpreter
+            that its option `python` names.
+        note: What `srbench list pipelines` says beside it, such as that it was never run here.
     """
 
     name: str
     target: str
     options: str | None = None
+    script: str | None = None
+    note: str | None = None
 
 
 BUILT_IN = {
