@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipelines.contract import PipelineError
+from pipelines.replacing import replacing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, OverflowError, TypeError)
@@ -113,18 +113,10 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     Raises:
         PipelineError: It cannot be written.
     """
-    temporary: Path | None = None
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=".", suffix=".part", delete=False
-        ) as file:
-            temporary = Path(file.name)
+        with replacing(path) as file:
             Image.fromarray(pixels).save(file, format="PNG")
-        temporary.chmod(0o666 & ~umask())
-        temporary.replace(path)
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         raise PipelineError(f"{path}: cannot write ({error.strerror or error})") from error
 
 
@@ -180,13 +172,6 @@ def _guarded(path: Path, read: Callable[[Path], Result]) -> Result:
         ) from error
     except _BROKEN as error:
         raise PipelineError(f"{path}: truncated or damaged image ({_one_line(error)})") from error
-
-
-def umask() -> int:
-    """Of the process, which temporary files do not follow."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _one_line(error: BaseException) -> str:

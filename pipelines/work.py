@@ -40,16 +40,9 @@ Call = tuple[str, str, int, int, int, int]
 
 _NO_KERNEL = frozenset(
     {
-        "aten.empty",
-        "aten.empty_strided",
-        "aten.empty_like",
-        "aten.new_empty",
-        "aten.detach",
-        "aten.detach_",
-        "aten._local_scalar_dense",
-        "aten._unsafe_view",
-        "aten.lift_fresh",
-        "aten.new_empty_strided",
+        *("aten.empty", "aten.empty_strided", "aten.empty_like", "aten.new_empty"),
+        *("aten.new_empty_strided", "aten.detach", "aten.detach_", "aten.lift_fresh"),
+        *("aten._local_scalar_dense", "aten._unsafe_view"),
     }
 )
 
@@ -141,16 +134,18 @@ class _Operators(TorchDispatchMode):
     def __init__(self, counter: WorkCounter) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.counter = counter
+        self.whole: set[Any] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func._overloadpacket not in flop_registry:
+        if func not in self.whole and func._overloadpacket not in flop_registry:
             with self, self.counter.autocast_again():
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
+            self.whole.add(func)
         result = func(*args, **kwargs)
         self.counter.see(func, result, args, kwargs)
         return result

@@ -44,6 +44,17 @@ def stored_codes(
     return (code.to(tl.int32) - OFFSET).to(tl.int8)
 
 
+@triton.jit
+def read_quantizer(
+    quantizer: tl.tensor, channel: tl.tensor, channels: tl.tensor, inside: tl.tensor
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Multiplier, offset and zero of channels, each [1, channels]."""
+    multiplier = tl.load(quantizer + channel, mask=inside, other=0.0)[None, :]
+    offset = tl.load(quantizer + channels + channel, mask=inside, other=0.0)[None, :]
+    zero = tl.load(quantizer + 2 * channels + channel, mask=inside, other=0.0)[None, :]
+    return multiplier, offset, zero
+
+
 @triton.jit(do_not_specialize=["rows", "steps", "levels"])
 def quantize_channels_kernel(
     x: tl.tensor,
@@ -62,9 +73,7 @@ def quantize_channels_kernel(
     chunk = tl.program_id(0) // columns
     channel = (tl.program_id(0) % columns) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     inside = channel < channels
-    multiplier = tl.load(quantizer + channel, mask=inside, other=0.0)[None, :]
-    offset = tl.load(quantizer + channels + channel, mask=inside, other=0.0)[None, :]
-    zero = tl.load(quantizer + 2 * channels + channel, mask=inside, other=0.0)[None, :]
+    multiplier, offset, zero = read_quantizer(quantizer, channel, channels, inside)
     first = chunk * steps * BLOCK_ROWS
     row = tl.arange(0, BLOCK_ROWS)
     start = first.to(tl.int64) * channels
@@ -122,9 +131,7 @@ def row_codes(
 ) -> None:
     """Write the codes of whole rows for one layer."""
     inside = channel < channels
-    multiplier = tl.load(quantizer + channel, mask=inside, other=0.0)[None, :]
-    offset = tl.load(quantizer + channels + channel, mask=inside, other=0.0)[None, :]
-    zero = tl.load(quantizer + 2 * channels + channel, mask=inside, other=0.0)[None, :]
+    multiplier, offset, zero = read_quantizer(quantizer, channel, channels, inside)
     tl.store(target, stored_codes(value, multiplier, offset, zero, levels, OFFSET), mask=valid)
 
 
@@ -192,9 +199,7 @@ def geglu_codes_kernel(
     value = tl.load(source, mask=valid, other=0.0).to(tl.float32)
     gate = tl.load(source + inner, mask=valid, other=0.0).to(tl.float32)
     result = value * (0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476)))
-    multiplier = tl.load(quantizer + column, mask=inside, other=0.0)[None, :]
-    offset = tl.load(quantizer + inner + column, mask=inside, other=0.0)[None, :]
-    zero = tl.load(quantizer + 2 * inner + column, mask=inside, other=0.0)[None, :]
+    multiplier, offset, zero = read_quantizer(quantizer, column, inner, inside)
     code = stored_codes(result, multiplier, offset, zero, levels, OFFSET)
     tl.store(y + start + row[:, None] * inner + column[None, :], code, mask=valid)
 

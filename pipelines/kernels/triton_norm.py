@@ -116,6 +116,47 @@ def merge_moments_kernel(
     tl.store(target + 1, variance)
 
 
+@triton.jit
+def channel_terms(
+    statistics: tl.tensor,
+    weight: tl.tensor,
+    bias: tl.tensor,
+    shift: tl.tensor,
+    channel: tl.tensor,
+    inside: tl.tensor,
+    statistics_stride: tl.tensor,
+    group_channels: tl.tensor,
+    eps: tl.tensor,
+    HAS_SHIFT: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """What normalises channels of the program's sample: centre, factor and addend, float32."""
+    sample = tl.program_id(1).to(tl.int64)
+    moments = statistics + sample * statistics_stride + (channel // group_channels) * 2
+    centre = tl.load(moments, mask=inside, other=0.0)
+    variance = tl.load(moments + 1, mask=inside, other=0.0)
+    if HAS_SHIFT:
+        centre -= tl.load(shift + channel, mask=inside, other=0.0).to(tl.float32)
+    factor = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
+    factor *= tl.rsqrt(variance + eps)
+    addend = tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
+    return centre, factor, addend
+
+
+@triton.jit
+def normalized(
+    value: tl.tensor,
+    centre: tl.tensor,
+    factor: tl.tensor,
+    addend: tl.tensor,
+    SILU: tl.constexpr,
+) -> tl.tensor:
+    """(value [pixels, channels] - centre) * factor + addend, and SiLU of that."""
+    value = (value - centre[None, :]) * factor[None, :] + addend[None, :]
+    if SILU:
+        value *= tl.sigmoid(value)
+    return value
+
+
 @triton.jit(do_not_specialize=["pixels", "steps", "statistics_stride", "group_channels"])
 def normalize_kernel(
     x: tl.tensor,
@@ -141,14 +182,10 @@ def normalize_kernel(
     channel = (tl.program_id(0) % columns) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     sample = tl.program_id(1).to(tl.int64)
     inside = channel < channels
-    moments = statistics + sample * statistics_stride + (channel // group_channels) * 2
-    centre = tl.load(moments, mask=inside, other=0.0)
-    variance = tl.load(moments + 1, mask=inside, other=0.0)
-    if HAS_SHIFT:
-        centre -= tl.load(shift + channel, mask=inside, other=0.0).to(tl.float32)
-    factor = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
-    factor *= tl.rsqrt(variance + eps)
-    offset = tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
+    centre, factor, addend = channel_terms(
+        statistics, weight, bias, shift, channel, inside, statistics_stride, group_channels, eps,
+        HAS_SHIFT,
+    )  # fmt: skip
     first = chunk * steps * BLOCK_PIXELS
     row = tl.arange(0, BLOCK_PIXELS)
     start = (sample * pixels + first) * channels
@@ -156,9 +193,7 @@ def normalize_kernel(
     for step in range(steps):
         valid = (first + step * BLOCK_PIXELS + row < pixels)[:, None] & inside[None, :]
         value = tl.load(x + start + offsets, mask=valid, other=0.0).to(tl.float32)
-        value = (value - centre[None, :]) * factor[None, :] + offset[None, :]
-        if SILU:
-            value *= tl.sigmoid(value)
+        value = normalized(value, centre, factor, addend, SILU)
         tl.store(y + start + offsets, value.to(y.dtype.element_ty), mask=valid)
         start += BLOCK_PIXELS * channels
 

@@ -8,15 +8,13 @@ import torch
 import triton
 import triton.language as tl
 
-from pipelines.kernels.blocks import plan_blocks, power_of_two
+from pipelines.kernels.blocks import plan_blocks
 from pipelines.kernels.static_int8 import OFFSET
-from pipelines.kernels.triton_codes import stored_codes
-from pipelines.kernels.triton_norm import group_statistics
+from pipelines.kernels.triton_codes import read_quantizer, stored_codes
+from pipelines.kernels.triton_norm import channel_terms, group_statistics, normalized
+from pipelines.kernels.triton_small_norm import group_in_registers, register_blocks
 
 Tensor = torch.Tensor
-
-_REGISTER_ENTRIES = 16384
-"""Elements of a group, padded to powers of two, that eight warps hold: 64 a thread."""
 
 
 @triton.jit(do_not_specialize=["pixels", "steps", "statistics_stride", "group_channels", "levels"])
@@ -47,17 +45,11 @@ def normalize_codes_kernel(
     channel = (tl.program_id(0) % columns) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     sample = tl.program_id(1).to(tl.int64)
     inside = channel < channels
-    moments = statistics + sample * statistics_stride + (channel // group_channels) * 2
-    centre = tl.load(moments, mask=inside, other=0.0)
-    variance = tl.load(moments + 1, mask=inside, other=0.0)
-    if HAS_SHIFT:
-        centre -= tl.load(shift + channel, mask=inside, other=0.0).to(tl.float32)
-    factor = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
-    factor *= tl.rsqrt(variance + eps)
-    addend = tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
-    multiplier = tl.load(quantizer + channel, mask=inside, other=0.0)[None, :]
-    offset = tl.load(quantizer + channels + channel, mask=inside, other=0.0)[None, :]
-    zero = tl.load(quantizer + 2 * channels + channel, mask=inside, other=0.0)[None, :]
+    centre, factor, addend = channel_terms(
+        statistics, weight, bias, shift, channel, inside, statistics_stride, group_channels, eps,
+        HAS_SHIFT,
+    )  # fmt: skip
+    multiplier, offset, zero = read_quantizer(quantizer, channel, channels, inside)
     first = chunk * steps * BLOCK_PIXELS
     row = tl.arange(0, BLOCK_PIXELS)
     start = (sample * pixels + first) * channels
@@ -65,9 +57,7 @@ def normalize_codes_kernel(
     for step in range(steps):
         valid = (first + step * BLOCK_PIXELS + row < pixels)[:, None] & inside[None, :]
         value = tl.load(x + start + offsets, mask=valid, other=0.0).to(tl.float32)
-        value = (value - centre[None, :]) * factor[None, :] + addend[None, :]
-        if SILU:
-            value *= tl.sigmoid(value)
+        value = normalized(value, centre, factor, addend, SILU)
         code = stored_codes(value, multiplier, offset, zero, levels, OFFSET)
         tl.store(y + start + offsets, code, mask=valid)
         start += BLOCK_PIXELS * channels
@@ -92,31 +82,12 @@ def group_codes_kernel(
     HAS_SHIFT: tl.constexpr,
     SILU: tl.constexpr,
 ) -> None:
-    """One small group of one sample, read once: two passes over registers, then the codes."""
-    member = tl.arange(0, BLOCK_GROUP)
-    channel = tl.program_id(0) * GROUP + member
-    pixel = tl.arange(0, BLOCK_PIXELS)
-    inside = member < GROUP
-    valid = (pixel < pixels)[:, None] & inside[None, :]
-    start = tl.program_id(1).to(tl.int64) * pixels * channels
-    offsets = pixel[:, None] * channels + channel[None, :]
-    value = tl.load(x + start + offsets, mask=valid, other=0.0).to(tl.float32)
-    if HAS_SHIFT:
-        value += tl.load(shift + channel, mask=inside, other=0.0).to(tl.float32)[None, :]
-    elements = (pixels * GROUP).to(tl.float32)
-    mean = tl.sum(tl.sum(tl.where(valid, value, 0.0), axis=1), axis=0) / elements
-    value -= mean
-    squares = tl.where(valid, value * value, 0.0)
-    variance = tl.sum(tl.sum(squares, axis=1), axis=0) / elements
-    factor = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
-    factor *= tl.rsqrt(variance + eps)
-    addend = tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
-    value = value * factor[None, :] + addend[None, :]
-    if SILU:
-        value *= tl.sigmoid(value)
-    multiplier = tl.load(quantizer + channel, mask=inside, other=0.0)[None, :]
-    offset = tl.load(quantizer + channels + channel, mask=inside, other=0.0)[None, :]
-    zero = tl.load(quantizer + 2 * channels + channel, mask=inside, other=0.0)[None, :]
+    """One small group of one sample."""
+    value, start, offsets, valid, channel, inside = group_in_registers(
+        x, weight, bias, shift, pixels, channels, eps, BLOCK_PIXELS, GROUP, BLOCK_GROUP, HAS_SHIFT,
+        SILU,
+    )  # fmt: skip
+    multiplier, offset, zero = read_quantizer(quantizer, channel, channels, inside)
     code = stored_codes(value, multiplier, offset, zero, levels, OFFSET)
     tl.store(y + start + offsets, code, mask=valid)
 
@@ -159,8 +130,8 @@ def group_norm_quantize(
     """Launch; see `pipelines.kernels.static_int8.group_norm_quantize`."""
     batch, channels, height, width = x.shape
     group_channels = channels // groups
-    block_pixels, block_group = power_of_two(height * width), power_of_two(group_channels)
-    if block_pixels * block_group > _REGISTER_ENTRIES:
+    blocks = register_blocks(height * width, group_channels)
+    if blocks is None:
         statistics = group_statistics(x, groups, shift)
         return group_normalize_quantize(
             x, statistics, weight, bias, eps, shift, silu, quantizer, levels
@@ -168,7 +139,7 @@ def group_norm_quantize(
     y = torch.empty_like(x, dtype=torch.int8)
     group_codes_kernel[(groups, batch)](
         x, y, weight, bias, shift, quantizer, height * width, channels, eps, levels, OFFSET,
-        block_pixels, group_channels, block_group, shift is not None, silu, num_warps=8,
+        blocks[0], group_channels, blocks[1], shift is not None, silu, num_warps=8,
         enable_fp_fusion=False,
     )  # fmt: skip
     return y

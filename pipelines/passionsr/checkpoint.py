@@ -8,11 +8,9 @@ The weights are not in it: bounds and scales mean something only beside them.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
 from pipelines.contract import PipelineError
@@ -24,6 +22,7 @@ from pipelines.passionsr.facts import (
     read_facts,
 )
 from pipelines.passionsr.settings import LayerSettings
+from pipelines.replacing import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -201,16 +200,7 @@ def _check_facts(path: Path, facts: QuantizationFacts, expected: Expected, layer
 def _write(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file:
-            written = Path(file.name)
-            try:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            except BaseException:
-                written.unlink()
-                raise
-        written.chmod(0o644)
-        written.replace(path)
+        with replacing(path, durable=True) as file:
+            file.write(content)
     except OSError as error:
         raise PipelineError(f"{path}: cannot write ({error.strerror or error})") from error

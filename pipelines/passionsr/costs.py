@@ -16,12 +16,11 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from pipelines.diffusion.tiling import Box, VaeTile
 from pipelines.passionsr.network import plain_path, quantizable_layers
 from pipelines.stable_diffusion.geometry import decoder_tiles, encoder_tiles, unet_tiles
 from pipelines.stable_diffusion.options import TIMESTEP, VAE_FACTOR, OneStepOptions
 from pipelines.stable_diffusion.unet import UNet
-from pipelines.stable_diffusion.vae import Decoder, Encoder, Vae, run_lockstep
+from pipelines.stable_diffusion.vae import Decoder, Encoder, Vae, run_whole
 from pipelines.traffic import attention_flops
 
 Part = Literal["unet", "encoder", "decoder"]
@@ -173,8 +172,7 @@ def vae_cost(
     def run(size: Size) -> None:
         x = torch.empty(1, channels, *size, device="meta")
         x = x if part == "encoder" else vae.post_quant_conv(x)
-        whole = Box(0, size[0], 0, size[1])
-        x = run_lockstep(network, x, [VaeTile(whole, whole, whole)])
+        x = run_whole(network, x)
         if part == "encoder":
             vae.quant_conv(x)
 

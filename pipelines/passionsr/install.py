@@ -237,16 +237,11 @@ def _each(layers: Layers) -> Iterable[QuantizedLayer]:
 
 
 def _wrap(networks: Mapping[str, nn.Module], names: Iterable[str], layer: LayerSettings) -> Layers:
-    return {
-        name: quantize_network(networks[name], _network_settings(name, layer)) for name in names
-    }
-
-
-def _network_settings(name: str, layer: LayerSettings) -> NetworkSettings:
-    kind: Kind = "unet" if name == "unet" else "vae"
-    if layer.mode == "paper":
-        return NetworkSettings.published(kind, layer.weight_bits)
-    return NetworkSettings(layer=layer, kind=kind)
+    wrapped: Layers = {}
+    for name in names:
+        kind: Kind = "unet" if name == "unet" else "vae"
+        wrapped[name] = quantize_network(networks[name], NetworkSettings.of_mode(kind, layer))
+    return wrapped
 
 
 def _from_file(

@@ -84,6 +84,13 @@ class NetworkSettings:
         )
         return cls(layer=layer, kind=kind, quantize_attention=in_unet)
 
+    @classmethod
+    def of_mode(cls, kind: Kind, layer: LayerSettings) -> Self:
+        """The published configuration of these bits in mode `paper`, else the layer's own."""
+        if layer.mode == "paper":
+            return cls.published(kind, layer.weight_bits)
+        return cls(layer=layer, kind=kind)
+
 
 def is_quantized(path: str, layer: nn.Module, settings: NetworkSettings) -> bool:
     """Whether the linear or convolution layer at this path (without `.base`) is quantized."""

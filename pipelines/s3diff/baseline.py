@@ -22,7 +22,7 @@ from pipelines.s3diff.pipeline import S3DiffPipeline
 from pipelines.s3diff.steps import network_input, resize_input
 from pipelines.stable_diffusion.baseline import BaselineOneStep
 from pipelines.stable_diffusion.steps import to_unit_image
-from pipelines.work import note_call
+from pipelines.work import note_call, replayed
 
 if TYPE_CHECKING:
     from pipelines.s3diff.weights import Checkpoint
@@ -139,8 +139,13 @@ class S3DiffBaseline(
         """Two UNet calls and classifier-free guidance."""
         timestep = torch.full((1,), TIMESTEP, dtype=torch.long, device=latent.device)
         note_call("unet", 2)
-        eps_positive = self.unet(latent, timestep, encoder_hidden_states=positive).sample
-        eps_negative = self.unet(latent, timestep, encoder_hidden_states=negative).sample
+        eps_positive, eps_negative = (
+            replayed(
+                ("prompt", latent.shape),
+                lambda text=text: self.unet(latent, timestep, encoder_hidden_states=text).sample,  # type: ignore[misc]
+            )
+            for text in (positive, negative)
+        )
         eps: torch.Tensor = eps_negative + self.options.guidance * (eps_positive - eps_negative)
         return eps
 

@@ -7,12 +7,12 @@ import re
 import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import torch
 
 from pipelines.contract import PipelineError
+from pipelines.replacing import replacing
 from pipelines.srdiff import schedule
 from pipelines.srdiff.config import (
     CONDITION_EVERY,
@@ -122,15 +122,8 @@ def write_checkpoint(path: Path, tensors: Tensors, step: int) -> None:
     """Write tensors in the published layout, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"global_step": step, "state_dict": {"model": tensors}}
-    with NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file:
-        written = Path(file.name)
-        try:
-            torch.save(content, file)
-        except BaseException:
-            written.unlink()
-            raise
-    written.chmod(0o644)
-    written.replace(path)
+    with replacing(path) as file:
+        torch.save(content, file)
 
 
 def infer_config(path: Path, tensors: Tensors) -> Config:

@@ -125,7 +125,8 @@ class OneStepPipeline(ABC, Generic[OptionsT, CheckpointT]):
         self._device = device
         self._precision = precision
         self._build(checkpoint, device, precision)
-        gc.collect()
+        if device.type != "meta":
+            gc.collect()
 
     def retune(self, options: OptionsT) -> bool:
         """Take other options without loading again; sizes must be prepared again.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from pipelines.work import note_call
+from pipelines.work import note_call, replayed
 
 MAX_TOKENS = 77
 
@@ -47,8 +47,7 @@ class PromptEncoder:
     def __call__(self, prompt: str) -> torch.Tensor:
         """[1, 77, width] embedding of one prompt."""
         note_call("text_encoder")
-        embedding: torch.Tensor = self.model(self._tokens(prompt).to(self.device))[0]
-        return embedding
+        return replayed("text_encoder", lambda: self.model(self._tokens(prompt).to(self.device))[0])
 
     def _tokens(self, prompt: str) -> torch.Tensor:
         if self.tokenizer is None:

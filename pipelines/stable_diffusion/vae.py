@@ -273,6 +273,12 @@ def run_lockstep(
     return _stitch(tiles, results)
 
 
+def run_whole(network: Encoder | Decoder, x: Tensor) -> Tensor:
+    """Run `x` [B, C, H, W] as one tile."""
+    box = Box(0, x.shape[-2], 0, x.shape[-1])
+    return run_lockstep(network, x, [VaeTile(box, box, box)])
+
+
 def _stitch(tiles: Sequence[VaeTile], results: Iterator[Tensor]) -> Tensor:
     height = max(tile.target.bottom for tile in tiles)
     width = max(tile.target.right for tile in tiles)

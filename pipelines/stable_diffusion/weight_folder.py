@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from pipelines.cache import cache_folder
 from pipelines.contract import PipelineError, WeightsSource
+from pipelines.replacing import replacing
 
 SNAPSHOT = "sd-turbo"
 """Folder of the diffusers snapshot."""
@@ -73,7 +73,9 @@ def hash_files(folder: Path, files: Iterable[Path]) -> dict[str, str]:
         hashes[str(path.relative_to(folder))] = known[key]
     if len(known) > before:
         with suppress(OSError):  # a read-only cache only costs hashing again
-            _replace_text(remembered, json.dumps(known, indent=1))
+            remembered.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(remembered) as file:
+                file.write(json.dumps(known, indent=1).encode())
     return hashes
 
 
@@ -97,12 +99,3 @@ def user_folder(
     listing = "\n".join(f"{name} {value}" for name, value in sorted(hashes_of(folder).items()))
     digest = hashlib.sha256(listing.encode()).hexdigest()
     return WeightsSource(path=folder, kind="folder", digest=digest, synthetic=False)
-
-
-def _replace_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=".writing-", delete=False, encoding="utf-8"
-    ) as file:
-        file.write(text)
-    Path(file.name).replace(path)

@@ -1,5 +1,6 @@
 """A reader that leaves, a full disk on stdout, a polite kill: the exit code stays the result's."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,6 +21,21 @@ SHOW = Show(cases=("16x16x1",), blocks=2, pairs=1, noise="quiet")
 def folder(tmp_path: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
     monkeypatch.chdir(tmp_path)
     return Folder(tmp_path, project_root)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results with one run in them."""
+    out = tmp_path_factory.mktemp("measured") / "results"
+    begin_here(SHOW, out)
+    return out
+
+
+@pytest.fixture
+def full_folder(folder: Folder, measured: Path) -> Folder:
+    """A folder with a run to show."""
+    shutil.copytree(measured, folder.folder / "results")
+    return folder
 
 
 def piped(folder: Folder, reader: str, *arguments: object) -> tuple[int, str]:
@@ -52,23 +68,20 @@ def test_a_reader_that_leaves_early_changes_nothing(
 
 
 @pytest.mark.parametrize("reader", [">&-", "2>&1 >/dev/null | true", "2>&-"])
-def test_closed_streams_keep_the_exit_code(folder: Folder, reader: str) -> None:
-    assert piped(folder, reader, "show", "no-such-run")[0] == ExitCode.USAGE
-    begin_here(SHOW)
-    assert piped(folder, reader, "show", folder.file)[0] == ExitCode.OK
+def test_closed_streams_keep_the_exit_code(full_folder: Folder, reader: str) -> None:
+    assert piped(full_folder, reader, "show", "no-such-run")[0] == ExitCode.USAGE
+    assert piped(full_folder, reader, "show", full_folder.file)[0] == ExitCode.OK
 
 
-def test_a_stream_without_our_letters_gets_question_marks(folder: Folder) -> None:
-    run = begin_here(SHOW)
-    folder.environment["PYTHONIOENCODING"] = "ascii"
-    found, err = piped(folder, "> shown", "show", folder.file)
+def test_a_stream_without_our_letters_gets_question_marks(full_folder: Folder) -> None:
+    full_folder.environment["PYTHONIOENCODING"] = "ascii"
+    found, err = piped(full_folder, "> shown", "show", full_folder.file)
     assert (found, err) == (ExitCode.OK, "")
-    assert run.head.run_id in Path("shown").read_text()
+    assert full_folder.run.head.run_id in Path("shown").read_text()
 
 
-def test_a_full_disk_behind_stdout_is_one_line(folder: Folder) -> None:
-    begin_here(SHOW)
-    found, err = piped(folder, "> /dev/full", "show", folder.file)
+def test_a_full_disk_behind_stdout_is_one_line(full_folder: Folder) -> None:
+    found, err = piped(full_folder, "> /dev/full", "show", full_folder.file)
     assert found == ExitCode.INFRASTRUCTURE
     assert err.splitlines() == ["srbench: [Errno 28] No space left on device"]
 

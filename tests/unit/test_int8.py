@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from importlib.metadata import version
 
 import pytest
 import torch
@@ -107,54 +106,6 @@ def test_the_operators_are_registered_as_they_behave() -> None:
         operators.int8_linear.default, (x, values, scales, torch.randn(5), torch.empty(4, 5)),
         test_utils=tests,
     )  # fmt: skip
-
-
-INTERPRETED = """
-import numpy, torch
-from pipelines.kernels import int8
-from pipelines.kernels.triton_int8 import launch_int8_linear, launch_quantize_rows
-
-def quantized(quantize, x):
-    values, scales = torch.full(x.shape, 77, dtype=torch.int8), torch.full(x.shape[:1], torch.nan)
-    quantize(x, values, scales)
-    return values, scales
-
-def same_rows(x):
-    ours, wanted = (
-        quantized(f, x) for f in (launch_quantize_rows, int8._quantize_rows_reference)
-    )
-    sound = wanted[1].isfinite()
-    assert torch.equal(ours[1].isfinite(), sound)
-    assert all(torch.equal(a[sound], b[sound]) for a, b in zip(ours, wanted)), x.shape
-
-torch.manual_seed(3)
-numpy.seterr(invalid="ignore")
-for dtype in (torch.float16, torch.float32):
-    for rows, columns, depth in ((1, 8, 8), (130, 140, 136), (5, 130, 300)):
-        x = torch.randn(rows, depth).to(dtype) * torch.logspace(-3, 2, rows)[:, None].to(dtype)
-        same_rows(x)
-        weight = quantized(launch_quantize_rows, torch.randn(columns, depth).to(dtype))
-        bias = torch.randn(columns).to(dtype) if rows % 2 else None
-        found, wanted = (torch.full((rows, columns), torch.nan, dtype=dtype) for _ in range(2))
-        launch_int8_linear(x, *weight, bias, found)
-        int8._int8_linear_reference(x, *weight, bias, wanted)
-        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
-wide = torch.randn(9, 2000)[:, 40:1000]
-assert not wide.is_contiguous()
-same_rows(wide)
-same_rows(torch.tensor([[1, torch.nan, 2], [3, torch.inf, -torch.inf], [0, 0, 0], [127, 0.5, 1.5]]))
-"""
-"""In a process of its own: whether a kernel is interpreted is decided when Triton is imported."""
-
-
-@pytest.mark.skipif(
-    tuple(map(int, version("triton").split(".")[:2])) < (3, 8),
-    reason="loops of older Triton interpreters break with this NumPy",
-)
-def test_the_kernels_compute_the_same_integers() -> None:
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", INTERPRETED], check=True, env=environment)
 
 
 COMPILED = """

@@ -14,12 +14,11 @@ import torch
 from torch import nn
 
 from pipelines.diffusion.one_step import predict_x0
-from pipelines.diffusion.tiling import Box, VaeTile
 from pipelines.passionsr.calibration.set import Rgb
 from pipelines.stable_diffusion.optimized import OptimizedOneStep
 from pipelines.stable_diffusion.options import VAE_FACTOR
 from pipelines.stable_diffusion.steps import posterior_latent
-from pipelines.stable_diffusion.vae import run_lockstep
+from pipelines.stable_diffusion.vae import run_whole
 
 Tensor = torch.Tensor
 
@@ -84,7 +83,7 @@ class OneStepModel(ABC):
             noise: Standard normal of the latent's shape; None takes the mean of the posterior.
         """
         x = condition.x
-        moments = self.vae.quant_conv(run_lockstep(self.vae.encoder, x, _whole(x)))
+        moments = self.vae.quant_conv(run_whole(self.vae.encoder, x))
         if noise is None:
             return torch.as_tensor(moments.chunk(2, dim=1)[0] * self._scaling_factor)
         return posterior_latent(moments, noise, self._scaling_factor, sample=True)[1]
@@ -96,7 +95,7 @@ class OneStepModel(ABC):
     def decode(self, x0: Tensor) -> Tensor:
         """Picture [1, 3, H, W], about [-1, 1], not clamped."""
         z = self.vae.post_quant_conv(x0 / self._scaling_factor)
-        return run_lockstep(self.vae.decoder, z, _whole(z))
+        return run_whole(self.vae.decoder, z)
 
     def latent_shape(self, condition: Condition) -> tuple[int, int, int, int]:
         """Of the picture's latent."""
@@ -111,9 +110,3 @@ def let_autograd_see(network: nn.Module) -> None:
             setattr(module, name, nn.Parameter(parameter.clone(), requires_grad=False))
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, buffer.clone())
-
-
-def _whole(x: Tensor) -> list[VaeTile]:
-    """One tile that is the whole map."""
-    box = Box(0, x.shape[-2], 0, x.shape[-1])
-    return [VaeTile(box, box, box)]

@@ -71,21 +71,14 @@ def quantize_model(model: OneStepModel, bits: int, mode: Mode, components: Compo
     Mode `paper` takes the published configurations, `fixed` one range for all channels and
     attention in floating point.
     """
+    settings = LayerSettings(weight_bits=bits, activation_bits=bits, mode=mode)
     networks: dict[str, dict[str, Layer]] = {}
     for name in components.split("+"):
         kind: Kind = "unet" if name == "unet" else "vae"
         network: nn.Module = model.unet if kind == "unet" else model.vae
         layers: dict[str, Layer] = {
-            **quantize_network(network, network_settings(kind, bits, mode)),
+            **quantize_network(network, NetworkSettings.of_mode(kind, settings)),
             **quantized_attentions(network),
         }
         networks[name] = layers
     return Quantized(components, networks)
-
-
-def network_settings(kind: Kind, bits: int, mode: Mode) -> NetworkSettings:
-    """How a network is quantized in a mode."""
-    if mode == "paper":
-        return NetworkSettings.published(kind, bits)
-    layer = LayerSettings(weight_bits=bits, activation_bits=bits, mode=mode)
-    return NetworkSettings(layer=layer, kind=kind)

@@ -16,7 +16,7 @@ from pipelines.passionsr.calibration.leakage import check_leaks
 from pipelines.passionsr.calibration.measure import Row, measure
 from pipelines.passionsr.calibration.model import Condition
 from pipelines.passionsr.calibration.objectives import Objective
-from pipelines.passionsr.calibration.quantized import network_settings, quantize_model
+from pipelines.passionsr.calibration.quantized import quantize_model
 from pipelines.passionsr.calibration.schedule import Schedule, System
 from pipelines.passionsr.calibration.set import (
     CalibrationSet,
@@ -31,7 +31,8 @@ from pipelines.passionsr.calibration.task import DqcTask
 from pipelines.passionsr.checkpoint import save_quantization
 from pipelines.passionsr.choices import Components, Method
 from pipelines.passionsr.facts import QuantizationFacts
-from pipelines.passionsr.settings import Mode
+from pipelines.passionsr.network import NetworkSettings
+from pipelines.passionsr.settings import LayerSettings, Mode
 from pipelines.passionsr.statistics import initialise, initialise_published
 from pipelines.pictures import Note
 from pipelines.training.loop import Plan, run
@@ -219,7 +220,10 @@ class _Bench:
     def facts(self, task: DqcTask) -> QuantizationFacts:
         """What the file says of itself."""
         request, pictures = self._request, self._sets[CALIBRATION]
-        layer = network_settings("unet", request.bits, request.mode).layer
+        plain = LayerSettings(
+            weight_bits=request.bits, activation_bits=request.bits, mode=request.mode
+        )
+        layer = NetworkSettings.of_mode("unet", plain).layer
         return QuantizationFacts(
             weight_bits=request.bits,
             activation_bits=request.bits,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 import torch
 
 from pipelines.contract import PipelineError
-from pipelines.pictures import umask
+from pipelines.replacing import replacing
 from pipelines.s3diff.published_pickle import published_pickle
 from pipelines.s3diff.train.model import TrainableS3Diff
 from pipelines.training.states import why_unwritten
@@ -150,24 +148,13 @@ def write_pickle(path: Path, model: TrainableS3Diff) -> None:
     Raises:
         PipelineError: It cannot be written.
     """
-    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{path.name}-*.part"):
             left.unlink()
-        with NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}-", suffix=".part", delete=False
-        ) as file:
-            temporary = Path(file.name)
+        with replacing(path, durable=True) as file:
             torch.save(pickle_content(model), file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~umask())
-        temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        if temporary is not None:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
         raise _unwritable(path, error) from error
 
 
