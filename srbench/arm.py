@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from pipelines.contract import WeightsSource
+from srbench.answers import objection
 from srbench.armspec import ArmSpec, parse_arm
+from srbench.errors import InfrastructureError
 from srbench.inputs import CaseInput
 from srbench.ladder.arms import LadderArm
 from srbench.outcome import Failure, Outcome
 from srbench.plan import Plan
 from srbench.protocol import Describe, Described, Load, Loaded
+from srbench.watch import Watch
 from srbench.wire import Message
 from srbench.worker_process import Launch, WorkerProcess
 
@@ -75,24 +79,32 @@ class Arm:
         self.cases_measured = 0
         self.load_ms: float | None = None
         self.tf32: bool | None = None
-        self.pids: set[int] = set()
         self._job = job
         self._note = note
         self._spec = job.arm(name)
-        self._log = folder / f"{name.replace('/', '_')}.log"
+        self._log = folder / f"worker-{job.plan.arms.index(name)}.log"
         self._broken: Failure | None = None
         self._worker: WorkerProcess | None = None
+        self._watch: Watch | None = None
+        self._watched: set[int] = set()
         self._start()
 
     def _start(self) -> None:
-        self._worker = WorkerProcess(self._log, self._spec.launch)
-        self.pids.add(self._worker.pid)
-        self._worker.send(
-            Describe(arm=self.name, pipeline=self._spec.pipeline, assignments=self._job.assignments)
-        )
         self._described: Described | Failure | None = None
         self.load_ms = None
         self.cases_measured = 0
+        try:
+            worker = self._worker = WorkerProcess(self._log, self._spec.launch)
+            self._watched = self.pids | {worker.pid}
+            if self._spec.launch.foreign:
+                self._watch = Watch(worker.pid, self._job.gpu_uuid, self._expect)
+        except InfrastructureError as error:
+            self.kill()
+            self._described = Failure(Outcome.CRASH, str(error))
+            return
+        worker.send(
+            Describe(arm=self.name, pipeline=self._spec.pipeline, assignments=self._job.assignments)
+        )
 
     def describe(self) -> Described | Failure:
         """Facts of the pipeline, waited for the first time only."""
@@ -134,19 +146,31 @@ class Arm:
 
     def ask(self, kind: type[R], request: Message) -> R | Failure:
         """Do one request in a loaded worker."""
-        return self.ready() or self._expect(kind, request)
+        if failure := self.ready():
+            return failure
+        return (
+            self._expect(kind, request) if self._watch is None else self._watch.ask(kind, request)
+        )
 
-    def _expect(self, kind: type[R], request: Message | None) -> R | Failure:
+    def _expect(
+        self, kind: type[R], request: Message | None, size: tuple[int, int] | None = None
+    ) -> R | Failure:
+        """Put a request to the worker, or read the answer to the one it has; see `objection`."""
         worker = self._worker
         assert worker is not None
+        start = time.perf_counter()
         if request is not None:
             worker.send(request)
-        reply = worker.receive(self._job.timeout_s)
+        reply = worker.receive(kind, self._job.timeout_s)
+        if not isinstance(reply, Failure):
+            real = request is not None and self._job.device in ("cpu", "cuda")
+            spent_ms = (time.perf_counter() - start) * 1000 if real else None
+            if wrong := objection(request, reply, spent_ms, size):
+                reply = worker.distrust(wrong)
         if isinstance(reply, Failure):
             if reply.outcome is not Outcome.UNSUPPORTED:
                 self._discard(reply)
             return reply
-        assert isinstance(reply, kind), reply
         return reply
 
     def _discard(self, failure: Failure) -> None:
@@ -155,8 +179,13 @@ class Arm:
         assert worker is not None
         worker.kill()
         self._note(f"{self.name}: {failure.outcome}: {failure.reason}")
-        if failure.outcome is Outcome.CRASH and (tail := worker.log_tail()):
+        if failure.outcome is not Outcome.OUT_OF_MEMORY and (tail := worker.log_tail()):
             self._note(tail)
+
+    @property
+    def pids(self) -> set[int]:
+        """Processes of its workers, ended ones included, and what foreign ones had started."""
+        return self._watched if self._watch is None else self._watched | self._watch.pids
 
     def stop(self) -> None:
         """Let the worker leave."""

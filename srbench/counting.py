@@ -24,7 +24,7 @@ from srbench.revisions import checked_out
 from srbench.scratch import run_folder
 from srbench.store import RunWriter, check_writable, read_run
 from srbench.wire import Message
-from srbench.worker_process import WorkerProcess
+from srbench.worker_process import R, WorkerProcess
 
 META = "meta"
 """The profile and the device of runs that only count."""
@@ -77,26 +77,22 @@ def count_work(
                 Describe(arm=arm.name, pipeline=arm.pipeline, assignments=dict(assignments))
             )
         for name, worker in workers.items():
-            reply = _answer(worker, name, timeout_s)
-            assert isinstance(reply, Described)
-            described[name] = reply
+            described[name] = _answer(worker, name, Described, timeout_s)
         if first is not None:
             for worker in workers.values():
                 worker.send(first)
             for name, worker in workers.items():
-                _answer(worker, name, timeout_s)
+                _answer(worker, name, Message, timeout_s)
         for case in cases:
             for worker in workers.values():
                 worker.send(request(width=case.width, height=case.height, scale=case.scale))
             for name, worker in workers.items():
-                counted = _answer(worker, name, timeout_s)
-                assert isinstance(counted, Counted)
-                work[case.name, name] = counted
+                work[case.name, name] = _answer(worker, name, Counted, timeout_s)
     return Counting(described, work)
 
 
-def _answer(worker: WorkerProcess, arm: str, timeout_s: float) -> Message:
-    reply = worker.receive(timeout_s)
+def _answer(worker: WorkerProcess, arm: str, kind: type[R], timeout_s: float) -> R:
+    reply = worker.receive(kind, timeout_s)
     if isinstance(reply, Failure):
         if reply.outcome is Outcome.UNSUPPORTED:
             raise UsageError(reply.reason)

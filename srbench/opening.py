@@ -129,13 +129,16 @@ def fit_together(arms: Mapping[str, Arm], cases: Iterable[str]) -> bool:
     An arm whose weights have no room beside the others' does not fit either. True where an arm
     cannot tell for another reason: it will fail cell by cell, which is recorded.
     """
-    needed, free = 0, None
+    needed: int = 0
+    free: int | None = None
     for arm in arms.values():
         largest = 0
         for case in map(Case.parse, cases):
             reply = arm.ask(Estimated, _estimate(case))
             if isinstance(reply, Failure):
                 return reply.outcome is not Outcome.OUT_OF_MEMORY
-            largest, free = max(largest, reply.needed_bytes), reply.free_bytes
+            # A foreign engine need not know: it then counts for nothing here.
+            largest = max(largest, reply.needed_bytes or 0)
+            free = free if reply.free_bytes is None else reply.free_bytes
         needed += largest
     return free is None or needed <= free

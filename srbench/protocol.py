@@ -7,6 +7,10 @@ from typing import Any
 
 from srbench.wire import Message, reply, request
 
+VERSION = 1
+"""Of the protocol that `pipelines/external/PROTOCOL.md` describes. Raised when a program that keeps
+to the older one could no longer take part; new fields with defaults in requests leave it."""
+
 
 @request
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,11 +21,13 @@ class Describe(Message):
         arm: Name of the arm.
         pipeline: Name of the pipeline, or `module:attribute`.
         assignments: Of `srbench.registry.split_assignments`, by arm.
+        protocol: Version that the coordinator speaks.
     """
 
     arm: str
     pipeline: str
     assignments: dict[str, dict[str, str]]
+    protocol: int = VERSION
 
 
 @reply
@@ -34,12 +40,14 @@ class Described(Message):
         version: Of the pipeline's semantics.
         precisions: Supported ones.
         tiers: Precision -> fidelity tier.
+        protocol: Version that the worker speaks.
     """
 
     options: dict[str, Any]
     version: str
     precisions: list[str]
     tiers: dict[str, str]
+    protocol: int = VERSION
 
 
 @request
@@ -83,7 +91,7 @@ class Loaded(Message):
 @request
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate(Message):
-    """Ask a loaded pipeline what one image will need."""
+    """Ask a loaded pipeline whether it takes a size, and what one image of it will need."""
 
     width: int
     height: int
@@ -93,15 +101,18 @@ class Estimate(Message):
 @reply
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimated(Message):
-    """Device memory of one image.
+    """The size is taken; what an image needs, each None where it is not known.
 
     Attributes:
-        needed_bytes: Beside the weights.
+        needed_bytes: Device memory beside the weights.
         free_bytes: What is free on the device now.
+        output_size: Of a foreign engine, height and width of its pictures; None where they are
+            scale times the input's.
     """
 
-    needed_bytes: int
-    free_bytes: int
+    needed_bytes: int | None = None
+    free_bytes: int | None = None
+    output_size: list[int] | None = None
 
 
 @request
@@ -156,10 +167,10 @@ class Timed(Message):
     """One timed image, see `srbench.records.Sample`."""
 
     latency_ms: float
-    gpu_ms: float | None
-    stages_ms: dict[str, float]
-    state: dict[str, Any]
     output_sha256: str
+    gpu_ms: float | None = None
+    stages_ms: dict[str, float] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
 
 
 @request
@@ -187,13 +198,15 @@ class Painted(Message):
 
     Attributes:
         picture: `.npy` of the uint8 output.
-        picture_float: `.npy` of the float32 output.
+        picture_float: `.npy` of the float32 output, None when a foreign engine has none.
         eps: `.npy` of the network's noise prediction, None when the pipeline shows none.
+        memory: See `srbench.records.CellRecord`; of a foreign engine what it tells itself.
     """
 
     picture: str
-    picture_float: str
-    eps: str | None
+    picture_float: str | None = None
+    eps: str | None = None
+    memory: dict[str, int | None] = field(default_factory=dict)
 
 
 @request
@@ -231,7 +244,6 @@ class Alone(Painted):
     """Result of the solo phase.
 
     Attributes:
-        memory: See `srbench.records.CellRecord`.
         work: See `srbench.records.CellRecord`, with `flops` by stage.
         energy_j: Joules an image, or None.
         energy_reason: Why it is None; None where nobody asked.
@@ -246,7 +258,6 @@ class Alone(Painted):
             empty on CPU.
     """
 
-    memory: dict[str, int | None]
     work: dict[str, Any]
     energy_j: float | None
     energy_reason: str | None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from srbench.built_in import BUILT_IN, Entry
+from srbench.commands import is_command
 from srbench.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -32,10 +33,12 @@ def find_pipeline(name: str) -> Entry:
     """Look a name up without importing anything of it.
 
     Raises:
-        UsageError: It is neither a known name nor `module:attribute`.
+        UsageError: It is neither a known name, nor `module:attribute`, nor `cmd:COMMAND`.
     """
     if name in BUILT_IN:
         return BUILT_IN[name]
+    if is_command(name):
+        return Entry(name, name)
     for point in entry_points(group=ENTRY_POINT_GROUP, name=name):
         return Entry(name, point.value)
     module, _, attribute = name.partition(":")
@@ -44,12 +47,26 @@ def find_pipeline(name: str) -> Entry:
     raise UsageError(f"pipeline '{name}': unknown.{did_you_mean(name, pipeline_names())}")
 
 
+def is_foreign(name: str) -> bool:
+    """Whether a pipeline is a program of its own, which has no class here.
+
+    Raises:
+        UsageError: No such pipeline.
+    """
+    return is_command(name) or find_pipeline(name).script is not None
+
+
 def load_pipeline(name: str) -> type[Pipeline]:
     """Import a pipeline's class.
 
     Raises:
-        UsageError: Unknown name, or nothing of that name in the module.
+        UsageError: Unknown name, nothing of that name in the module, or a foreign engine.
     """
+    if is_foreign(name):
+        raise UsageError(
+            f"pipeline '{name}': a program of its own, of which only times, memory and pictures "
+            "are known: `srbench run` and `srbench aa` measure it"
+        )
     found: type[Pipeline] = _load(find_pipeline(name).target, name)
     missing = [
         fact
@@ -182,6 +199,10 @@ def parse_options(options: type, assignments: Mapping[str, str]) -> Any:
         if key not in known:
             raise UsageError(f"--set {key}: no such option.{did_you_mean(key, known)}")
         values[key] = _parse(key, text, hints[key])
+    for field in dataclasses.fields(options):
+        needed = field.default is field.default_factory is dataclasses.MISSING
+        if needed and field.name not in values:
+            raise UsageError(f"--set {field.name}=…: is missing; the pipeline needs it")
     return options(**values)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import TypeVar
+from collections.abc import Iterator
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, TypeVar
 
-from srbench.errors import InfrastructureError
+from srbench.errors import InfrastructureError, did_you_mean
+from srbench.shape import misfit
 
 REQUESTS: dict[str, type[Message]] = {}
 REPLIES: dict[str, type[Message]] = {}
@@ -21,17 +23,43 @@ class Message:
         return json.dumps({"type": type(self).__name__.lower(), **asdict(self)}).encode() + b"\n"
 
 
+class RubbishError(InfrastructureError):
+    """A line that is none of the protocol; the message says what is wrong with it."""
+
+
 def decode(line: bytes, registry: dict[str, type[Message]]) -> Message:
-    """Read a line as one of `registry`'s messages.
+    """Read a line as one of `registry`'s messages, every field of the type that it declares.
 
     Raises:
-        InfrastructureError: It is none, so something else wrote into the channel.
+        RubbishError: It is none, so something else wrote into the channel or its writer is wrong.
     """
     try:
         content = json.loads(line)
-        return registry[content.pop("type")](**content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InfrastructureError(f"worker protocol: not understood: {line[:200]!r}") from error
+        # Neither a record nor a terminal could take a NaN or half a character.
+        json.dumps(content, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise RubbishError(f"{line[:80]!r} is no line of JSON") from error
+    kind = content.pop("type", None) if isinstance(content, dict) else None
+    message = registry.get(kind) if isinstance(kind, str) else None
+    if message is None:
+        raise RubbishError(f"{line[:80]!r} is no answer of the protocol")
+    for wrong in _wrong_fields(message, content):
+        raise RubbishError(f"'{kind}': {wrong}")
+    return message(**content)
+
+
+def _wrong_fields(message: type[Message], content: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the fields of a message, in words."""
+    known = {field.name: field for field in fields(message)}
+    for name in content:
+        if name not in known:
+            yield f"there is no field '{name[:40]}'.{did_you_mean(name, list(known))}"
+    for name, field in known.items():
+        needed = field.default is MISSING and field.default_factory is MISSING
+        if needed and name not in content:
+            yield f"{name} is missing"
+    if wrong := misfit(message, content):
+        yield wrong
 
 
 M = TypeVar("M", bound=type[Message])
@@ -61,7 +89,7 @@ class Failed(Message):
     """The request raised.
 
     Attributes:
-        outcome: Of `srbench.outcome.Outcome`.
+        outcome: Of `srbench.outcome.Outcome`, never `ok`.
         reason: One line.
     """
 

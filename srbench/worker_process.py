@@ -9,21 +9,31 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import cache_from_source, find_spec
 from pathlib import Path
+from typing import TypeVar
 
 import srbench
 from pipelines.cache import cache_folder
 from srbench.errors import InfrastructureError
-from srbench.outcome import Failure, Outcome, of_exit
-from srbench.wire import REPLIES, Exit, Failed, Message, decode
+from srbench.outcome import INFRASTRUCTURE, Failure, Outcome, of_exit, one_line
+from srbench.wire import REPLIES, Exit, Failed, Message, RubbishError, decode
 
 _CHUNK = 1 << 16
 _PATIENCE_S = 5.0
+_LOOK_S = 1.0
 _TAIL_LINES = 20
+_TAIL_BYTES = 1 << 16
+
+LONGEST_LINE = 16 << 20
+"""Bytes of an answer: the longest ones, of judged pictures with their crops, have two million."""
+
+_FAILURES = {*INFRASTRUCTURE, Outcome.UNSUPPORTED}
+"""What a worker can say of itself; throttling is seen from outside."""
+
+R = TypeVar("R", bound=Message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +43,7 @@ class Launch:
     Attributes:
         command: Program and arguments of something that speaks the worker protocol.
         python_path: Folders that its modules are looked for in first; by default where this
-            srbench lies.
+            srbench lies. None at all for a foreign engine, whose modules are its own affair.
         environment: Variables set on top of the coordinator's.
     """
 
@@ -41,26 +51,41 @@ class Launch:
     python_path: tuple[str, ...] = (str(Path(srbench.__file__).resolve().parents[1]),)
     environment: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def foreign(self) -> bool:
+        """Whether something else than this srbench answers."""
+        return not self.python_path
+
 
 class WorkerProcess:
     """One child. After a time-out or its death it is gone; `alive` tells."""
 
     def __init__(self, log: Path, launch: Launch | None = None) -> None:
-        """Start a worker; its stderr goes to the file `log`."""
+        """Start a worker; its stderr goes to the file `log`.
+
+        Raises:
+            InfrastructureError: Its program cannot be started.
+        """
         self._log = log
         launch = launch or Launch()
         with log.open("ab") as stderr:
             # A session of its own: the terminal's Ctrl-C reaches the coordinator alone, and a kill
             # reaches everything that the worker started.
-            self._process = subprocess.Popen(
-                launch.command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                start_new_session=True,
-                env=_environment(launch),
-            )
-        self._buffer = b""
+            try:
+                self._process = subprocess.Popen(
+                    launch.command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    start_new_session=True,
+                    env=_environment(launch),
+                )
+            except OSError as error:
+                raise InfrastructureError(
+                    f"{launch.command[0]}: cannot be started ({error.strerror})"
+                ) from error
+        self._buffer = bytearray()
+        self._unasked: bytes = b""
 
     @property
     def alive(self) -> bool:
@@ -79,64 +104,99 @@ class WorkerProcess:
     def send(self, request: Message) -> None:
         """Write a request; a worker that is gone is noticed when the answer is read."""
         assert self._process.stdin is not None
+        self._unasked = self._unasked or self._waiting()
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(request.encode())
             self._process.stdin.flush()
 
-    def receive(self, timeout_s: float) -> Message | Failure:
-        """Read one answer.
+    def _waiting(self) -> bytes:
+        """The beginning of what it has written before it is asked."""
+        assert self._process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            return os.read(self._process.stdout.fileno(), _CHUNK) if selector.select(0) else b""
+
+    def receive(self, kind: type[R], timeout_s: float) -> R | Failure:
+        """Read one answer of that kind.
 
         Returns:
             The answer; or a failure, after which the worker has been killed unless it answered
             with the failure itself.
-
-        Raises:
-            InfrastructureError: The answer is not of the protocol.
         """
+        if self._unasked:
+            return self.distrust(f"{self._unasked[:80]!r} before it was asked")
         line = self._read_line(timeout_s)
         if isinstance(line, Failure):
             return line
-        reply = decode(line, REPLIES)
-        if not isinstance(reply, Failed):
-            return reply
-        if reply.outcome not in set(Outcome):
-            raise InfrastructureError(f"worker protocol: no such outcome: {reply.outcome!r}")
-        return Failure(Outcome(reply.outcome), reply.reason)
+        try:
+            reply = decode(line, REPLIES)
+        except RubbishError as error:
+            return self.distrust(str(error))
+        if self._buffer:
+            return self.distrust(f"{bytes(self._buffer[:80])!r} after its answer")
+        if isinstance(reply, Failed):
+            return self._failure(reply)
+        if not isinstance(reply, kind):
+            answered, wanted = (name.__name__.lower() for name in (type(reply), kind))
+            return self.distrust(f"'{answered}' where '{wanted}' belongs")
+        return reply
 
-    def ask(self, request: Message, timeout_s: float) -> Message | Failure:
+    def _failure(self, reply: Failed) -> Failure:
+        if reply.outcome not in _FAILURES:
+            return self.distrust(f"'failed': no such outcome: '{one_line(reply.outcome, 40)}'")
+        return Failure(Outcome(reply.outcome), one_line(reply.reason) or "it gave no reason")
+
+    def distrust(self, what: str) -> Failure:
+        """Kill a worker that answered something that cannot be; returns its failure."""
+        self.kill()
+        return Failure(Outcome.CRASH, one_line(f"answered rubbish: {what}"))
+
+    def ask(self, kind: type[R], request: Message, timeout_s: float) -> R | Failure:
         """Send and receive."""
         self.send(request)
-        return self.receive(timeout_s)
+        return self.receive(kind, timeout_s)
 
     def _read_line(self, timeout_s: float) -> bytes | Failure:
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
         deadline = time.monotonic() + timeout_s
+        searched = 0
         with selectors.DefaultSelector() as selector:
             selector.register(descriptor, selectors.EVENT_READ)
-            while b"\n" not in self._buffer:
+            while (end := self._buffer.find(b"\n", searched)) < 0:
+                searched = len(self._buffer)
+                if searched > LONGEST_LINE:
+                    return self.distrust(f"a line of more than {LONGEST_LINE >> 20} MiB")
                 left = deadline - time.monotonic()
-                if left <= 0 or not selector.select(left):
-                    if time.monotonic() < deadline:
-                        continue
+                if left <= 0:
                     self.kill()
                     return Failure(Outcome.TIMEOUT, f"no answer within {timeout_s:g} s")
+                if not selector.select(min(left, _LOOK_S)):
+                    # Its output may outlive it, in the hands of a process that it started.
+                    if self.alive or selector.select(0):
+                        continue
+                    return self._death()
                 chunk = os.read(descriptor, _CHUNK)
                 if not chunk:
                     return self._death()
                 self._buffer += chunk
-        line, _, self._buffer = self._buffer.partition(b"\n")
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
         return line
 
     def _death(self) -> Failure:
         self._await_end()
+        if self.alive:
+            return self.distrust("nothing any more, its standard output is closed")
         self.kill()
         return of_exit(self._process.returncode)
 
     def log_tail(self) -> str:
         """The last lines the worker wrote to stderr."""
-        with self._log.open(encoding="utf-8", errors="replace") as file:
-            return "".join(deque(file, maxlen=_TAIL_LINES)).rstrip()
+        with self._log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+        return "\n".join(lines[-_TAIL_LINES:]).rstrip()
 
     def stop(self) -> None:
         """Ask it to leave, and kill it when it does not."""
@@ -164,14 +224,19 @@ class WorkerProcess:
 
 def _environment(launch: Launch) -> dict[str, str]:
     """The parent's, made to find the right srbench and to number cards as the driver does."""
-    paths = [*launch.python_path, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         **os.environ,
         **launch.environment,
-        "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
     }
+    if launch.foreign:
+        # They name modules of this interpreter, and the engine may run in another.
+        for ours in ("PYTHONPATH", "PYTHONHOME"):
+            environment.pop(ours, None)
+    else:
+        paths = [*launch.python_path, *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
     if sys.dont_write_bytecode and not _is_compiled("torch"):
         # Every block starts fresh workers: compiling torch's and diffusers' sources anew each time
         # would triple their start. The cache keeps the installation itself untouched.

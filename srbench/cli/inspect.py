@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,6 +67,7 @@ def plan(
     from srbench.cli.conduct import note
     from srbench.config import load_settings
     from srbench.counting import count_work
+    from srbench.engines import launched
     from srbench.forecast import forecast
     from srbench.nvml import list_gpus
     from srbench.plan import make_plan
@@ -100,11 +101,12 @@ def plan(
         pairs=settings.pairs,
     )
     expected = forecast(design, profile, settings.out)
-    if work:
-        arms = tuple(checked_out(arm, note) for arm in arms)
-        counted = count_work(arms, assignments, chosen, settings.timeout).work
-    else:
-        counted = {}
+    arms = tuple(launched(arm, assignments) for arm in arms)
+    countable = [arm for arm in arms if not arm.launch.foreign]
+    counted: dict[tuple[str, str], Counted] = {}
+    if work and countable:
+        code = [checked_out(arm, note) for arm in countable]
+        counted = count_work(code, assignments, chosen, settings.timeout).work
     document = {
         "profile": profile.name,
         **asdict(design),
@@ -113,6 +115,7 @@ def plan(
         "expected_seconds": expected.seconds,
         "expected_from": expected.source,
         "flops": _by_case(counted),
+        "not_counted": [arm.name for arm in arms if work and arm.launch.foreign],
     }
     typer.echo(json.dumps(document) if as_json else _plan_text(design, document, chosen))
 
@@ -141,9 +144,13 @@ def _plan_text(design: Plan, document: dict[str, Any], chosen: tuple[Case, ...])
     ]
     letters = [f"{chr(65 + index)} = {arm}" for index, arm in enumerate(design.arms)]
     lines += ["where " + ", ".join(letters), ""]
+    apart = document["not_counted"]
     if document["flops"]:
-        lines.append(plain_table(*_work_table(document["flops"], design.arms, chosen)))
+        arms = [arm for arm in design.arms if arm not in apart]
+        lines.append(plain_table(*_work_table(document["flops"], arms, chosen)))
         lines.append("TFLOP an image, counted on the full-size architecture")
+    if apart:
+        lines.append(f"not counted: {', '.join(apart)} (programs of their own)")
     return "\n".join(lines).rstrip()
 
 
@@ -152,7 +159,7 @@ def _letters(rounds: tuple[tuple[str, ...], ...], design: Plan) -> str:
 
 
 def _work_table(
-    flops: dict[str, dict[str, Any]], arms: tuple[str, ...], chosen: tuple[Case, ...]
+    flops: dict[str, dict[str, Any]], arms: Sequence[str], chosen: tuple[Case, ...]
 ) -> tuple[list[str], list[list[str]]]:
     rows = [
         [case.name, *(f"{flops[case.name][arm]['total'] / _TERA:.2f}" for arm in arms)]
@@ -217,11 +224,12 @@ def _pipelines() -> list[dict[str, Any]]:
 
     rows = []
     for name in pipeline_names():
-        options = light_options(name)
+        options, entry = light_options(name), find_pipeline(name)
         rows.append(
             {
                 "name": name,
-                "target": find_pipeline(name).target,
+                "target": entry.script or entry.target,
+                "note": entry.note,
                 "options": None if options is None else " ".join(option_names(options)),
             }
         )
@@ -243,7 +251,7 @@ def _cases(*, work: bool) -> list[dict[str, Any]]:
     ]  # fmt: skip
     if not work:
         return rows
-    arms = tuple(BUILT_IN)
+    arms = tuple(name for name, entry in BUILT_IN.items() if entry.script is None)
     cases = [case for matrix in MATRICES.values() for case in matrix]
     specs = [parse_arm(arm) for arm in arms]
     assignments: dict[str, dict[str, str]] = {"": {}, **{arm: {} for arm in arms}}
@@ -282,6 +290,7 @@ def show(
     path = find_run(run, load_settings({"out": out}).out)
     found = read_run(path)
     if as_json:
-        typer.echo(json.dumps({"results": str(path), **overview_json(found)}))
+        for piece in overview_json(found, str(path)):
+            typer.echo(piece, nl=False)
     else:
         typer.echo(overview_text(found))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from srbench.registry import (
+    is_foreign,
     light_options,
     load_pipeline,
     option_names,
@@ -26,7 +27,8 @@ OPTION_WORDS = {
 
 def pipelines_of(system: System) -> list[str]:
     """Names of the pipelines that take a system's weights, its baseline first."""
-    names = [name for name in pipeline_names() if system_of(name) in (system, None)]
+    ours = (name for name in pipeline_names() if not is_foreign(name))
+    names = [name for name in ours if system_of(name) in (system, None)]
     return sorted(names, key=lambda name: (name != system.baseline, name))
 
 

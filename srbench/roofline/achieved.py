@@ -11,7 +11,7 @@ from typing import Any
 from srbench.errors import UsageError
 from srbench.protocol import Counted
 from srbench.records import Run
-from srbench.stats.runs import cells_of, latencies_ms
+from srbench.stats.runs import cells_of, latencies_ms, stages_ms
 from srbench.store import list_runs, read_run
 
 _TIMED = ("run", "ladder")
@@ -55,16 +55,10 @@ def times_of(run: Run, case: str, arm: str) -> Times | None:
     latencies = latencies_ms(run, case, arm)
     if not latencies:
         return None
-    samples = [
-        sample["stages_ms"]
-        for cell in cells_of(run, case, arm)
-        if cell.outcome == "ok"
-        for sample in cell.samples
-    ]
-    stages = dict.fromkeys(name for sample in samples for name in sample)
+    stages = stages_ms(run, case, arm)
     return Times(
         latency_ms=median(latencies),
-        stages_ms={name: median(sample.get(name, 0.0) for sample in samples) for name in stages},
+        stages_ms={name: median(times) for name, times in stages.items()},
     )
 
 

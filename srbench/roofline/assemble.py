@@ -11,7 +11,7 @@ from srbench.config import Settings
 from srbench.counting import META, count_work
 from srbench.errors import NotComparableError, UsageError, did_you_mean
 from srbench.nvml import Gpu, list_gpus
-from srbench.preparation import arm_of, checked_assignments, chosen_arms, chosen_cases
+from srbench.preparation import checked_assignments, chosen_arms, chosen_cases
 from srbench.profiles import (
     Profile,
     choose_profile,
@@ -22,6 +22,7 @@ from srbench.profiles import (
 from srbench.protocol import CountOperators, Load
 from srbench.records import Run, RunRecord
 from srbench.registry import check_shared
+from srbench.resuming import arm_of
 from srbench.revisions import checked_out
 from srbench.roofline.achieved import achieved_in, newest_achieved
 from srbench.roofline.ceilings import CeilingsFile, read_ceilings

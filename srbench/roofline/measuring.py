@@ -46,12 +46,12 @@ def measure_and_store(
         worker = WorkerProcess(folder / "ceilings.log")
         try:
             uuid = None if gpu is None else gpu.uuid
-            reply = worker.ask(MeasureCeilings(device=profile.device, gpu_uuid=uuid), timeout_s)
+            request = MeasureCeilings(device=profile.device, gpu_uuid=uuid)
+            reply = worker.ask(Ceilings, request, timeout_s)
         finally:
             worker.kill()
     if isinstance(reply, Failure):
         raise InfrastructureError(f"measuring ceilings: {reply.outcome}: {reply.reason}")
-    assert isinstance(reply, Ceilings)
     found = CeilingsFile(
         profile=profile.name,
         device=profile.device,

@@ -130,8 +130,7 @@ class SimulatedBench:
         other = None if request.other_seed is None else upscale(request.other_seed)
         energy = numbers.energy(case, self._options.speedup, self._plants)
         return protocol.Alone(
-            **asdict(painted),
-            memory=numbers.memory(case, self._plants),
+            **{**asdict(painted), "memory": numbers.memory(case, self._plants)},
             work=numbers.work(case, self._plants),
             energy_j=energy["gross_j"],
             energy_reason=None,

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from pipelines.contract import PipelineError
-from srbench.errors import InfrastructureError, UsageError
-from srbench.outcome import classify, of_exit
+from srbench.errors import UsageError
+from srbench.outcome import Failure, classify, of_exit
 from srbench.protocol import Counted, CountWork, Describe, Load, Solo, Timed
-from srbench.wire import REPLIES, REQUESTS, Exit, Failed, decode
+from srbench.wire import REPLIES, REQUESTS, Exit, Failed, Message, RubbishError, decode
 from srbench.workbench import Workbench
 from srbench.worker_process import Launch, WorkerProcess
 from tests.fixtures_pipelines import Bicubic, BicubicOptions
@@ -41,7 +41,7 @@ def test_line_breaks_inside_a_value_stay_inside() -> None:
     "line", [b"hello\n", b"[]\n", b'{"type": "nothing"}\n', b'{"type": "exit"}']
 )
 def test_what_is_not_of_the_protocol_is_refused(line: bytes) -> None:
-    with pytest.raises(InfrastructureError, match="not understood"):
+    with pytest.raises(RubbishError, match="is no"):
         decode(line, REPLIES)
 
 
@@ -95,7 +95,8 @@ def test_an_outcome_of_another_srbench_is_no_traceback(tmp_path: Path) -> None:
     answer = json.dumps({"type": "failed", "outcome": "melted", "reason": "hot"})
     worker = WorkerProcess(tmp_path / "log", Launch(command=("echo", answer)))
     try:
-        with pytest.raises(InfrastructureError, match="no such outcome: 'melted'"):
-            worker.receive(10)
+        failure = worker.receive(Message, 10)
+        assert isinstance(failure, Failure)
+        assert failure.reason == "answered rubbish: 'failed': no such outcome: 'melted'"
     finally:
         worker.kill()

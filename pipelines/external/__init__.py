@@ -1,0 +1,1 @@
+"""Programs in other interpreters: the worker protocol, a helper that speaks it, adapters."""
