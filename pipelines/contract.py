@@ -26,6 +26,7 @@ STAGES = (
     "modulate",
     "vae_encode",
     "unet",
+    "network",
     "scheduler",
     "vae_decode",
     "color_fix",

@@ -59,6 +59,31 @@ BUILT_IN = {
             )
             for bits in ("w8a8", "w6a6")
         ),
+        Entry(
+            "s3diff-compiled",
+            "pipelines.s3diff.compiled:S3DiffCompiled",
+            "pipelines.s3diff.compiled_options:CompiledOptions",
+        ),
+        Entry(
+            "s3diff-tensorrt",
+            "pipelines.s3diff.tensorrt:S3DiffTensorRT",
+            "pipelines.s3diff.compiled_options:TensorRTOptions",
+            note="not run here: needs torch-tensorrt (extra `tensorrt`) and a card",
+        ),
+        Entry(
+            "s3diff-authors",
+            "external/s3diff_authors.py",
+            "pipelines.s3diff.foreign_options:AuthorsOptions",
+            script="external/s3diff_authors.py",
+            note="not run here: needs the authors' checkout, its environment and a card",
+        ),
+        Entry(
+            "lyradiff",
+            "external/lyradiff.py",
+            "pipelines.s3diff.foreign_options:LyraDiffOptions",
+            script="external/lyradiff.py",
+            note="not run here: needs lyraDiff's library, its container and a card",
+        ),
         *(
             Entry(
                 f"osediff-{variant}",
@@ -87,6 +112,16 @@ BUILT_IN = {
                 ("optimized", "optimized", "Optimized"),
                 ("ddim", "optimized", "Ddim"),
             )
+        ),
+        Entry(
+            "realesrgan-x4plus",
+            "pipelines.external.realesrgan.pipeline:RealESRGAN",
+            "pipelines.external.realesrgan.options:RealESRGANOptions",
+        ),
+        Entry(
+            "bicubic",
+            "pipelines.external.bicubic.pipeline:Bicubic",
+            "pipelines.external.bicubic.options:BicubicOptions",
         ),
     )
 }

@@ -38,6 +38,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _gpu()
     yield _weights(settings.weights)
     yield _lpips()
+    yield _realesrgan()
     yield _disk()
     yield from _results(settings.out)
 
@@ -109,6 +110,9 @@ def _weights(name: str | None) -> Finding:
     try:
         if name not in (None, "mini", "synthetic"):
             system = system_of_weights(Path(name).expanduser())
+            if system.guest:
+                told = f"{name}: of {system.name}, which takes it by --set weights=FILE"
+                return Finding("weights", "bad", told)
             source = resolve_weights([system.baseline], name, "cpu")
             detail = f"{source.path} ({source.digest[:12]}), of {system.name}"
             return Finding("weights", "ok", detail)
@@ -129,6 +133,16 @@ def _lpips() -> Finding:
     if have_lpips():
         return Finding("lpips weights", "ok", "found")
     return Finding("lpips weights", "warn", "missing; `srbench weights fetch --metrics` gets them")
+
+
+def _realesrgan() -> Finding:
+    from pipelines.external.realesrgan.weight_sources import find_network
+
+    try:
+        return Finding("realesrgan network", "ok", str(find_network("")))
+    except PipelineError:
+        told = "missing; `srbench weights fetch --realesrgan` gets it"
+        return Finding("realesrgan network", "warn", told)
 
 
 def _disk() -> Finding:

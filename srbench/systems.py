@@ -24,24 +24,32 @@ class System:
             torch.
         matrix: Cases by default, on a card.
         smoke: Cases by default, on a CPU.
+        guest: Its pipelines bring what they compute with, so they may stand in one run beside
+            another system's, whose weights and cases then count.
     """
 
     name: str
     package: str
     matrix: str
     smoke: str
+    guest: bool = False
 
     @property
     def baseline(self) -> str:
-        """The pipeline that others are held against."""
+        """The pipeline that others are held against; guests have none."""
         return f"{self.name}-baseline"
 
 
 S3DIFF = System("s3diff", "pipelines.s3diff", "documented", "smoke")
 OSEDIFF = System("osediff", "pipelines.osediff", "documented", "osediff-smoke")
 SRDIFF = System("srdiff", "pipelines.srdiff", "srdiff", "srdiff-smoke")
+REALESRGAN = System(
+    "realesrgan", "pipelines.external.realesrgan", "documented", "smoke", guest=True
+)
+BICUBIC = System("bicubic", "pipelines.external.bicubic", "documented", "smoke", guest=True)
 
-_SYSTEMS = (S3DIFF, OSEDIFF, SRDIFF)
+_SYSTEMS = (S3DIFF, OSEDIFF, SRDIFF, REALESRGAN, BICUBIC)
+"""Of guests alone the first one's weights are those of a run."""
 
 
 def system_of(pipeline: str) -> System | None:
@@ -50,8 +58,10 @@ def system_of(pipeline: str) -> System | None:
     Raises:
         UsageError: No such pipeline.
     """
-    target = find_pipeline(pipeline).target
-    return next((s for s in _SYSTEMS if target.startswith(f"{s.package}.")), None)
+    entry = find_pipeline(pipeline)
+    # A foreign engine lies elsewhere; its options are of the system whose weights it takes.
+    place = entry.target if entry.options is None else entry.options
+    return next((s for s in _SYSTEMS if place.startswith(f"{s.package}.")), None)
 
 
 def recorded_system(pipeline: str) -> System:
@@ -65,16 +75,20 @@ def recorded_system(pipeline: str) -> System:
 def common_system(pipelines: Iterable[str]) -> System:
     """The one system that the pipelines of a run belong to, S3Diff where none of them is ours.
 
+    Guests count only among themselves.
+
     Raises:
         UsageError: An unknown pipeline, or pipelines of several systems.
     """
     known = {name: system_of(name) for name in pipelines}
-    found = {name: system for name, system in known.items() if system is not None}
-    systems = set(found.values())
+    hosts = {name: system for name, system in known.items() if system and not system.guest}
+    systems = set(hosts.values())
     if len(systems) > 1:
-        told = ", ".join(f"{name} ({system.name})" for name, system in found.items())
+        told = ", ".join(f"{name} ({system.name})" for name, system in hosts.items())
         raise UsageError(f"--pipelines: {told} take different weights; measure them in two runs")
-    return systems.pop() if systems else S3DIFF
+    if systems or None in known.values():
+        return systems.pop() if systems else S3DIFF
+    return min(filter(None, known.values()), key=_SYSTEMS.index, default=S3DIFF)
 
 
 def resolve_weights(pipelines: Iterable[str], name: str | None, device: str) -> WeightsSource:

@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 
 from pipelines.contract import PipelineError
-from srbench.systems import OSEDIFF, S3DIFF, SRDIFF, System
+from srbench.systems import OSEDIFF, REALESRGAN, S3DIFF, SRDIFF, System
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,14 @@ def system_of_weights(path: Path) -> System:
     """Whose weights a user's path names, by its layout alone.
 
     S3Diff has a folder of three, OSEDiff one of two, the snapshot in both; SRDiff a checkpoint,
-    alone or in a folder.
+    alone or in a folder; Real-ESRGAN a file that is named after it.
     """
     from pipelines.osediff.weight_sources import OSEDIFF_FILES
     from pipelines.s3diff.weight_sources import S3DIFF_FILES
     from pipelines.srdiff.weight_sources import SUFFIXES
 
     if path.is_file():
-        return SRDIFF
+        return REALESRGAN if path.name.lower().startswith("realesrgan") else SRDIFF
     if not path.is_dir() or any((path / name).exists() for name in S3DIFF_FILES):
         return S3DIFF
     if any((path / name).exists() for name in OSEDIFF_FILES):
@@ -51,8 +51,8 @@ def examine_weights(path: Path) -> Examined:
     """Read weights and hold their names and shapes against the architecture.
 
     Args:
-        path: A folder in S3Diff's or OSEDiff's layout, an SRDiff checkpoint, or a folder that holds
-            one.
+        path: A folder in S3Diff's or OSEDiff's layout, an SRDiff checkpoint or a folder that holds
+            one, or Real-ESRGAN's network.
 
     Raises:
         PipelineError: A folder with several SRDiff checkpoints, or a file that cannot be read.
@@ -60,6 +60,8 @@ def examine_weights(path: Path) -> Examined:
     system = system_of_weights(path)
     if system is SRDIFF:
         return _examine_checkpoint(path)
+    if system is REALESRGAN:
+        return _examine_network(path)
     problems = import_module(f"{system.package}.weights").check_folder(path)
     sources = import_module(f"{system.package}.weight_sources")
     hashes = {} if problems else sources.file_hashes(path)
@@ -87,3 +89,20 @@ def _examine_checkpoint(given: Path) -> Examined:
         f"{resolve_weights(str(path), 'cpu').digest}  {path.name}",
     ]
     return Examined(path, find_problems(tensors, shapes), facts)
+
+
+def _examine_network(path: Path) -> Examined:
+    from pipelines.external.realesrgan.checkpoint import read_network
+    from pipelines.external.realesrgan.weight_sources import file_digest
+
+    try:
+        shape, tensors = read_network(path)
+        digest = file_digest(path)
+    except PipelineError as error:
+        return Examined(path, [str(error)], [])
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    facts = (
+        f"Real-ESRGAN x4: {shape.blocks} RRDB blocks of {shape.features}, growth {shape.growth}, "
+        f"{parameters / 1e6:.2f} million parameters"
+    )
+    return Examined(path, [], [facts, f"{digest}  {path.name}"])

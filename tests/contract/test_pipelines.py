@@ -1,6 +1,7 @@
 """S3Diff's pipelines keep `pipelines.contract.Pipeline`, on the `mini` weights."""
 
-from dataclasses import FrozenInstanceError, fields, is_dataclass
+from collections.abc import Iterator
+from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -20,23 +21,37 @@ from pipelines.s3diff.options import OptimizedOptions
 from pipelines.s3diff.weight_sources import resolve_weights
 from srbench.registry import BUILT_IN, load_pipeline, parse_options
 
-S3DIFF = [name for name in BUILT_IN if name.startswith("s3diff-") and "-w" not in name]
+S3DIFF = [
+    name
+    for name, entry in BUILT_IN.items()
+    if name.startswith("s3diff-") and "-w" not in name and entry.note is None
+]
+COMPILED = "s3diff-compiled"
+"""Paints on a card, in tests/gpu: compiling for a CPU takes minutes."""
+PAINTING = [name for name in S3DIFF if name != COMPILED]
 OWN_CODE = ("s3diff-baseline", "s3diff-optimized", "s3diff-int8-negative")
 """The other variants are `s3diff-optimized` with other tiles or statistics."""
 TILES = {"latent_tile": 16, "latent_overlap": 4, "vae_encoder_tile": 64, "vae_decoder_tile": 8}
 IMAGE = np.random.RandomState(5).randint(0, 256, (24, 33, 3), dtype=np.uint8)
 
 
+KEPT: dict[tuple[Any, ...], Any] = {}
+"""Loaded pipelines: nothing of an image stays in one."""
+
+
 @pytest.fixture(scope="module")
-def weights() -> WeightsSource:
-    return resolve_weights("mini", "cpu")
+def weights() -> Iterator[WeightsSource]:
+    yield resolve_weights("mini", "cpu")
+    KEPT.clear()
 
 
 def loaded(name: str, weights: WeightsSource, **options: Any) -> Any:
-    kind = load_pipeline(name)
-    pipeline = kind(kind.Options(**options))
-    pipeline.load(weights, torch.device("cpu"), Precision.FP32)
-    return pipeline
+    key = (name, *sorted(options.items()))
+    if key not in KEPT:
+        kind = load_pipeline(name)
+        KEPT[key] = kind(kind.Options(**options))
+        KEPT[key].load(weights, torch.device("cpu"), Precision.FP32)
+    return KEPT[key]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +73,7 @@ def test_declared_facts(name: str) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, TILES], ids=["untiled", "tiled"])
-@pytest.mark.parametrize("name", S3DIFF)
+@pytest.mark.parametrize("name", PAINTING)
 def test_pictures(name: str, options: dict[str, int], weights: WeightsSource) -> None:
     pipeline = loaded(name, weights, **options)
     before = IMAGE.copy()
@@ -93,7 +108,7 @@ def test_stages_are_those_of_the_contract(name: str, weights: WeightsSource) -> 
 
     with listening(Listener()):
         pipeline.upscale(IMAGE, 2, seed=0)
-    assert set(order) == set(STAGES) - {"encode"}
+    assert set(order) == set(STAGES) - {"encode", "network"}
 
 
 @pytest.mark.parametrize("name", OWN_CODE)
@@ -219,3 +234,11 @@ def test_counting_keeps_the_fp16_arithmetic(name: str, weights: WeightsSource) -
         counted = pipeline.upscale_float(image, 2, seed=0)
     assert np.mean((plain - counted) ** 2, dtype=np.float64) <= 10**-4.5
     assert counter.counts().calls["unet"] == 2
+
+
+def test_the_compiled_baseline_is_the_baseline_compiled() -> None:
+    """One class, one switch; what compiled networks paint is looked at in tests/gpu."""
+    compiled, baseline = (load_pipeline(name) for name in (COMPILED, "s3diff-baseline"))
+    assert issubclass(compiled, baseline)
+    assert (compiled.version, compiled.tiers) == (baseline.version, baseline.tiers)
+    assert asdict(compiled.Options()) == {**asdict(baseline.Options()), "compile": True}

@@ -121,7 +121,7 @@ def test_a_dry_run_plans_every_step_in_its_order(kit: Kit) -> None:
             arms = f"--pipelines {system}-optimized,{system}-w8a8"
             assert out.count(f"{arms} --set {system}-w8a8.arithmetic={how}\n") == 1
     assert "--set P1.merge_lora=false" in out
-    assert "--set compiled.compile=true" in out
+    assert "--pipelines s3diff-compiled,s3diff-optimized" in out
     assert "--set as-shipped.as_shipped=true" in out
     assert not (kit.folder / "results").exists()
 

@@ -30,8 +30,8 @@ from srbench.metrics_weights import (
 )
 from srbench.metrics_weights.convert import _ArraysOnly, write_niqe
 from srbench.metrics_weights.fetching import SOURCES, install
-from srbench.metrics_weights.packages import Package, read_members
 from srbench.metrics_weights.places import Network, niqe_file, pyiqa_file
+from srbench.packages import Package, read_members
 
 fetched = pytest.mark.skipif(
     any(why_missing(metric) for metric in ("lpips", "lpips-vgg", "dists", "niqe")),

@@ -1,4 +1,4 @@
-"""Three systems, each with weights, cases and a baseline of its own."""
+"""Systems, each with weights, cases and a baseline of its own; guests with their own weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from srbench.config import Settings
 from srbench.errors import UsageError
 from srbench.preparation import chosen_cases
 from srbench.systems import (
+    BICUBIC,
     OSEDIFF,
+    REALESRGAN,
     S3DIFF,
     SRDIFF,
     common_system,
@@ -36,7 +38,8 @@ OURS = ("srdiff-baseline", "srdiff-optimized")
 
 def test_every_pipeline_has_the_system_of_its_name() -> None:
     for name in BUILT_IN:
-        assert name.startswith(f"{common_system([name]).name}-")
+        system = S3DIFF.name if name == "lyradiff" else name.partition("-")[0]
+        assert common_system([name]).name == system
     assert system_of("tests.fixtures_pipelines:Bicubic") is None
     assert common_system(["tests.fixtures_pipelines:Bicubic"]) is S3DIFF
     assert common_system(["mine.fast:Engine", "srdiff-baseline"]) is SRDIFF
@@ -59,6 +62,29 @@ def test_pipelines_of_one_run_are_of_one_system() -> None:
         system_of("osediff-w8a8-minmax")
     assert recorded_system("srdiff-baseline") is SRDIFF
     assert recorded_system("srdiff-of-another-day") is S3DIFF
+
+
+def test_guests_stand_beside_any_system() -> None:
+    guests = ["bicubic", "realesrgan-x4plus"]
+    for host in ("s3diff-optimized", "osediff-w8a8", "srdiff-ddim", "s3diff-authors"):
+        for names in ([host, *guests], [*guests, host]):
+            assert common_system(names) is system_of(host)
+            assert not common_system(names).guest
+    assert common_system(["mine.fast:Engine", *guests]) is S3DIFF
+    assert common_system(guests) is common_system(guests[::-1]) is REALESRGAN
+    assert common_system(["bicubic"]) is BICUBIC
+    assert chosen_cases(Settings(pipelines=("bicubic",)), "cpu") == parse_cases(["smoke"])
+    with pytest.raises(UsageError, match=r"^--pipelines: s3diff-.* \(s3diff\), srdiff-ddim \(srd"):
+        common_system(["bicubic", "s3diff-baseline", "srdiff-ddim"])
+
+
+def test_guests_alone_need_no_weights_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRBENCH_WEIGHTS", "nowhere")
+    alone = resolve_weights(["bicubic"], None, "cuda")
+    assert not alone.synthetic
+    assert alone == resolve_weights(["bicubic"], "mini", "cpu")
+    with pytest.raises(PipelineError, match="bicubic has no weights; leave the option out"):
+        resolve_weights(["bicubic"], "folder", "cpu")
 
 
 def test_osediff_is_measured_at_the_documented_sizes_or_two_small_ones() -> None:
@@ -125,6 +151,8 @@ def test_weights_are_told_apart_by_their_layout(tmp_path: Path) -> None:
     (tmp_path / "a.ckpt").touch()
     assert system_of_weights(tmp_path / "a.ckpt") is SRDIFF
     assert system_of_weights(tmp_path) is SRDIFF
+    (tmp_path / "RealESRGAN_x4plus.pth").touch()
+    assert system_of_weights(tmp_path / "RealESRGAN_x4plus.pth") is REALESRGAN
     (tmp_path / S3DIFF_FILES[0]).touch()
     assert system_of_weights(tmp_path) is S3DIFF
 

