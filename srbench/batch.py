@@ -1,24 +1,22 @@
-"""Upscale a folder: one picture after another, resumable, and no bad one stops the rest."""
+"""Upscale a folder: resumable, and no bad picture stops the rest; who paints is told from outside.
+
+The plan, the journal and the files are one process's, wherever the pictures are made.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipelines.contract import PipelineError, WeightsSource
+from pipelines.contract import WeightsSource
 from srbench.batch_results import Fate, Result
 from srbench.errors import UsageError
-from srbench.images import encode_image, image_profile
-from srbench.painting import Painter, PictureTooLargeError
-from srbench.upscaling import Request, read_input
+from srbench.making import PICTURE_ERRORS, Made, Refused, Reply, Work, make_pictures, refused
+from srbench.painting import Painter
+from srbench.upscaling import Request
 from srbench.upscaling_journal import Journal, Recipe, Standing, file_sha256
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +36,32 @@ class Conduct:
     overwrite: bool = False
 
 
-_PICTURE_ERRORS = (UsageError, PipelineError, PictureTooLargeError)
-"""Of one picture; all others end the batch."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One input.
+
+    Attributes:
+        result: What became of it if nothing has to be made.
+        work: What has to be made.
+    """
+
+    result: Result
+    work: Work | None = None
+
+
+class LostError(Exception):
+    """Raised among replies: the rest of them comes later, in a sequence of its own."""
+
+
+Painters = Callable[[Iterator[Plan]], Iterator[tuple[Plan, Iterator[Reply]]]]
+"""Who paints: gives back every plan with the replies to its work, each sequence of them taken
+before the next; a plan that was not begun when the user stopped does not come back."""
 
 
 def upscale_batch(
     request: Request, weights: WeightsSource, journal: Journal, conduct: Conduct
-) -> Iterator[Result]:
-    """Upscale files in their order, yielding what became of each.
+) -> Generator[Result]:
+    """Upscale files in their order in this process, yielding what became of each.
 
     Weights are read when the first picture needs them.
 
@@ -55,21 +71,63 @@ def upscale_batch(
         InfrastructureError: They do not fit, or the disk is full.
     """
     painter = Painter(request, weights, conduct.note)
-    batch = _Batch(
-        request, painter, journal, conduct, _announce(request, weights, painter, journal)
-    )
+
+    def paint(plans: Iterator[Plan]) -> Iterator[tuple[Plan, Iterator[Reply]]]:
+        for plan in plans:
+            yield plan, _until(conduct.stop, make_pictures(painter, plan.work) if plan.work else ())
+
+    yield from lead_batch(request, weights, journal, conduct, painter.version, paint)
+
+
+def lead_batch(
+    request: Request,
+    weights: WeightsSource,
+    journal: Journal,
+    conduct: Conduct,
+    version: str,
+    painters: Painters,
+) -> Generator[Result]:
+    """Plan what is missing, have it painted, and place it; yields results as they come.
+
+    Args:
+        request: What is asked for.
+        weights: What the painters compute with.
+        journal: Of the output folder.
+        conduct: How it is led.
+        version: Of the pipeline's semantics.
+        painters: Who paints.
+
+    Raises:
+        InfrastructureError: The disk is full.
+    """
+    batch = _Batch(request, journal, conduct, _announce(request, weights, version, journal))
+    plans = (batch.plan(source, outputs) for source, outputs in _open_until(request, conduct.stop))
+    for plan, replies in painters(plans):
+        result = batch.settle(plan, replies)
+        if result is not None:
+            yield result
+
+
+def _open_until(
+    request: Request, stop: Callable[[], bool]
+) -> Iterator[tuple[Path, tuple[Path, ...]]]:
     for source, outputs in request.files:
-        if conduct.stop():
+        if stop():
             return
-        start = time.monotonic()
-        result = batch.upscale(source, outputs)
-        yield replace(result, seconds=time.monotonic() - start)
+        yield source, outputs
 
 
-def _announce(request: Request, weights: WeightsSource, painter: Painter, journal: Journal) -> str:
+def _until(stop: Callable[[], bool], replies: Iterable[Reply]) -> Iterator[Reply]:
+    for reply in replies:
+        yield reply
+        if stop():
+            return
+
+
+def _announce(request: Request, weights: WeightsSource, version: str, journal: Journal) -> str:
     facts = {
         "pipeline": request.pipeline,
-        "version": painter.version,
+        "version": version,
         "options": asdict(request.options),
         "weights": weights.digest,
         "scale": request.scale,
@@ -81,74 +139,65 @@ def _announce(request: Request, weights: WeightsSource, painter: Painter, journa
 @dataclass(frozen=True, slots=True)
 class _Batch:
     request: Request
-    painter: Painter
     journal: Journal
     conduct: Conduct
     digest: str
 
-    def upscale(self, source: Path, outputs: tuple[Path, ...]) -> Result:
-        """Make the pictures of one input that are not there."""
+    def plan(self, source: Path, outputs: tuple[Path, ...]) -> Plan:
+        """Which pictures of an input are missing."""
         done = Result(source, Fate.WRITTEN, outputs)
         try:
-            recipes = self._missing(source, outputs)
-            if not recipes:
-                return replace(done, fate=Fate.SKIPPED)
-            image = read_input(source)
-            profile = image_profile(source, outputs[0])
-        except _PICTURE_ERRORS as error:
-            return self._failed(done, error)
-        self.painter.load()
-        done = replace(done, height=image.shape[0], width=image.shape[1])
-        try:
-            finished = self._paint(source, image, profile, recipes)
-        except _PICTURE_ERRORS as error:
-            done = self._failed(done, error)
-        else:
-            return done if finished else replace(done, fate=Fate.INTERRUPTED)
-        self.painter.recover()  # here, where the error holds on to nothing any more
-        return done
+            work = self._missing(source, outputs)
+        except PICTURE_ERRORS as error:
+            return Plan(self._failed(done, refused(source, error)))
+        return Plan(done, work) if work.targets else Plan(replace(done, fate=Fate.SKIPPED))
 
-    def _missing(self, source: Path, outputs: tuple[Path, ...]) -> dict[Path, Recipe]:
-        """Pictures that have to be made, with their recipes."""
-        content = file_sha256(source)
-        recipes = {
-            output: Recipe(self.digest, seed, content)
-            for seed, output in enumerate(outputs, start=self.request.seed)
-        }
-        if self.conduct.overwrite:
-            return recipes
-        return {o: recipe for o, recipe in recipes.items() if not self._stands(o, recipe)}
+    def _missing(self, source: Path, outputs: tuple[Path, ...]) -> Work:
+        seeds = range(self.request.seed, self.request.seed + len(outputs))
+        wanted = dict(zip(outputs, seeds, strict=True))
+        content = None
+        if not self.conduct.overwrite and any(self.journal.holds(output) for output in outputs):
+            content = file_sha256(source)
+            wanted = {o: seed for o, seed in wanted.items() if not self._stands(o, seed, content)}
+        return Work(source, tuple(wanted), tuple(wanted.values()), content)
 
-    def _stands(self, output: Path, recipe: Recipe) -> bool:
-        standing = self.journal.standing(output, recipe)
+    def _stands(self, output: Path, seed: int, content: str) -> bool:
+        standing = self.journal.standing(output, Recipe(self.digest, seed, content))
         if standing is Standing.FOREIGN:
             raise UsageError(
                 f"{output}: changed since srbench wrote it; move it away, or --overwrite"
             )
         return standing is Standing.DONE
 
-    def _paint(
-        self,
-        source: Path,
-        image: NDArray[np.uint8],
-        profile: bytes | None,
-        recipes: dict[Path, Recipe],
-    ) -> bool:
-        """Make and write pictures; False where the user stopped before the last."""
-        seeds = [recipe.seed for recipe in recipes.values()]
-        left = len(recipes)
-        pictures = self.painter.paint(source, image, seeds)
-        for (output, recipe), picture in zip(recipes.items(), pictures, strict=True):
-            content = encode_image(output, picture, profile)
-            self.journal.place(output, content, source, recipe)
-            self.conduct.written(output)
-            left -= 1
-            if left and self.conduct.stop():
-                return False
-        return True
+    def settle(self, plan: Plan, replies: Iterator[Reply]) -> Result | None:
+        """Place the pictures of an input as they come; None where the rest comes later."""
+        if plan.work is None:
+            return plan.result
+        done = plan.result
+        left = list(zip(plan.work.targets, plan.work.seeds, strict=True))
+        try:
+            for reply in replies:
+                done = replace(
+                    done,
+                    height=reply.height,
+                    width=reply.width,
+                    seconds=done.seconds + reply.seconds,
+                )
+                if isinstance(reply, Refused):
+                    return self._failed(done, reply)
+                done = self._place(done, *left.pop(0), reply)
+        except LostError:
+            return None
+        return replace(done, fate=Fate.INTERRUPTED) if left else done
 
-    def _failed(self, result: Result, error: Exception) -> Result:
-        reason = " ".join(str(error).removeprefix(f"{result.source}: ").split())
-        self.journal.fail(result.source, reason)
-        bad = not isinstance(error, PictureTooLargeError)
-        return replace(result, fate=Fate.FAILED, reason=reason, bad_input=bad)
+    def _place(self, done: Result, target: Path, seed: int, made: Made) -> Result:
+        start = time.monotonic()
+        recipe = Recipe(self.digest, seed, made.input_sha256)
+        self.journal.place(target, made.content, done.source, recipe)
+        self.conduct.written(target)
+        seconds = done.seconds + time.monotonic() - start
+        return replace(done, pixels=done.pixels + made.pixels, seconds=seconds)
+
+    def _failed(self, done: Result, refusal: Refused) -> Result:
+        self.journal.fail(done.source, refusal.reason)
+        return replace(done, fate=Fate.FAILED, reason=refusal.reason, bad_input=refusal.bad_input)

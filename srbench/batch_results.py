@@ -33,6 +33,7 @@ class Result:
         height: Of the input.
         reason: Why it failed, in one line.
         bad_input: It failed because of what the user gave, not for want of memory.
+        pixels: Of the pictures that were written.
     """
 
     source: Path
@@ -43,6 +44,7 @@ class Result:
     height: int | None = None
     reason: str = ""
     bad_input: bool = False
+    pixels: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -64,16 +66,29 @@ class Summary:
         left: Inputs that were not reached.
         others: Files in the input folder that are no images.
         seconds: Of all.
+        actors: That worked on a Ray cluster; None where this process did.
     """
 
     results: tuple[Result, ...]
     left: int
     others: int
     seconds: float
+    actors: int | None = None
 
     def count(self, fate: Fate) -> int:
         """Inputs of one fate."""
         return sum(result.fate is fate for result in self.results)
+
+    @property
+    def pictures_per_s(self) -> float:
+        """Inputs whose pictures were written, over the time of all."""
+        return self.count(Fate.WRITTEN) / self.seconds if self.seconds else 0.0
+
+    @property
+    def megapixels_per_s(self) -> float:
+        """Of written pictures, millions."""
+        pixels = sum(result.pixels for result in self.results)
+        return pixels / 1e6 / self.seconds if self.seconds else 0.0
 
     @property
     def failures(self) -> list[Result]:
@@ -88,6 +103,9 @@ class Summary:
             "left": self.left,
             "other_files": self.others,
             "seconds": self.seconds,
+            "pictures_per_s": self.pictures_per_s,
+            "megapixels_per_s": self.megapixels_per_s,
+            "actors": self.actors,
         }
 
     def error(self) -> SrbenchError | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from srbench.commands import split_arms
 from srbench.errors import UsageError, did_you_mean
 
 ENVIRONMENT_PREFIX = "SRBENCH_"
@@ -22,7 +23,7 @@ class Settings:
     """What the commands that measure can be told; None means "decided by the device".
 
     Attributes:
-        gpu: `auto`, `cpu` or a profile's name.
+        gpu: `auto`, `cpu` or a profile's name; on a cluster several with commas between them.
         cases: Case names and matrices.
         pipelines: Arm names; the first is the baseline.
         weights: Folder, `mini` or `synthetic`.
@@ -36,6 +37,8 @@ class Settings:
         out: Results folder.
         pairing: `interleaved` or `block`, see `srbench.records.RunRecord`.
         timeout: Seconds one step of a worker may take.
+        executor: `local`, or `ray` for the machines of a cluster.
+        address: Of the cluster; None for the one that Ray finds, else one of this machine's.
         gate: The raw `[gate]` table, checked by the gate.
     """
 
@@ -53,6 +56,8 @@ class Settings:
     out: Path = Path("results")
     pairing: str = "interleaved"
     timeout: float = 1800.0
+    executor: str = "local"
+    address: str | None = None
     gate: dict[str, Any] = field(default_factory=dict)
 
 
@@ -129,39 +134,39 @@ def _text(value: Any, where: str) -> str:
     return value
 
 
-def _texts(value: Any, where: str) -> tuple[str, ...]:
+def _listed(value: Any, where: str, what: str = "names") -> Iterator[str]:
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list | tuple):
-        raise UsageError(f"{where}: expected a list of names, got {value!r}")
-    names = (part.strip() for text in value for part in _text(text, where).split(","))
+        raise UsageError(f"{where}: expected a list of {what}, got {value!r}")
+    return (_text(text, where) for text in value)
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    names = (part.strip() for text in _listed(value, where) for part in text.split(","))
     return tuple(name for name in names if name)
 
 
+def _arms(value: Any, where: str) -> tuple[str, ...]:
+    return tuple(arm for text in _listed(value, where) for arm in split_arms(text, where))
+
+
 def _assignments(value: Any, where: str) -> tuple[str, ...]:
-    if isinstance(value, str):
-        value = [value]
-    if not isinstance(value, list | tuple):
-        raise UsageError(f"{where}: expected a list of key=value, got {value!r}")
-    return tuple(_text(text, where) for text in value)
+    return tuple(_listed(value, where, "key=value"))
 
 
 def _path(value: Any, where: str) -> Path:
     return value if isinstance(value, Path) else Path(_text(value, where)).expanduser()
 
 
-def _precision(value: Any, where: str) -> str:
-    text = _text(value, where)
-    if text not in ("fp32", "fp16"):
-        raise UsageError(f"{where} '{text}': expected fp32 or fp16")
-    return text
+def _one_of(*words: str) -> Callable[[Any, str], str]:
+    def convert(value: Any, where: str) -> str:
+        text = _text(value, where)
+        if text not in words:
+            raise UsageError(f"{where} '{text}': expected {' or '.join(words)}")
+        return text
 
-
-def _pairing(value: Any, where: str) -> str:
-    text = _text(value, where)
-    if text not in ("interleaved", "block"):
-        raise UsageError(f"{where} '{text}': expected interleaved or block")
-    return text
+    return convert
 
 
 MAX_SEED = 2**63 - 1
@@ -202,17 +207,19 @@ def _table(value: Any, where: str) -> dict[str, Any]:
 _KEYS: dict[str, Callable[[Any, str], Any]] = {
     "gpu": _text,
     "cases": _texts,
-    "pipelines": _texts,
+    "pipelines": _arms,
     "weights": _text,
     "inputs": _path,
-    "precision": _precision,
+    "precision": _one_of("fp32", "fp16"),
     "blocks": _whole(1),
     "pairs": _whole(1),
     "seed": _whole(0),
     "noise_seed": _whole(0),
     "options": _assignments,
     "out": _path,
-    "pairing": _pairing,
+    "pairing": _one_of("interleaved", "block"),
     "timeout": _seconds,
+    "executor": _one_of("local", "ray"),
+    "address": _text,
     "gate": _table,
 }

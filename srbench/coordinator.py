@@ -29,6 +29,7 @@ from srbench.probes.disturbance import disturbances, tags
 from srbench.protocol import Alone, Described, Upscale
 from srbench.records import BlockRecord, CellRecord, Record, VoidRecord
 from srbench.scratch import run_folder
+from srbench.sequence import measure_blocks
 
 MAX_ATTEMPTS = 4
 """A disturbed block is repeated three times at most: a machine that others use is none to measure
@@ -127,30 +128,18 @@ class Coordinator:
         stop: Callable[[], bool],
         decided: Callable[[], bool] = lambda: False,
     ) -> int | None:
-        """Measure all blocks that are not finished.
-
-        Args:
-            sink: Takes each cell as soon as it is measured.
-            finished: Blocks to skip.
-            stop: Asked before each block.
-            decided: Asked at the looks of a sequential plan; True ends the run early. Only where
-                the block after the look is not finished: no look lies behind a resumed run.
-
-        Returns:
-            How many blocks the run has; None when it was stopped.
+        """Measure all blocks that are not finished, see `srbench.sequence.measure_blocks`.
 
         Raises:
             InfrastructureError: A block was disturbed each time it was tried.
         """
-        for index in range(self._job.plan.blocks):
-            if index in finished:
-                continue
-            if index in self._job.plan.looks and decided():
-                return index
-            if stop():
-                return None
-            self._measure_block(index, sink)
-        return None if stop() else self._job.plan.blocks
+        return measure_blocks(
+            self._job.plan,
+            lambda index: self.measure_block(index, sink),
+            finished,
+            stop=stop,
+            decided=decided,
+        )
 
     def pictures(self, case: str) -> dict[str, Alone | Failure]:
         """What each arm made of a case in the solo phase, made now if this process has not."""
@@ -190,10 +179,21 @@ class Coordinator:
             arm.stop()
         self._arms = {}
 
-    def _measure_block(self, index: int, sink: Sink) -> None:
+    def measure_block(self, index: int, sink: Sink, first_attempt: int = 1) -> None:
+        """Measure one block until nothing disturbs it.
+
+        Args:
+            index: Of the block.
+            sink: Takes each cell as soon as it is measured, then what closes the block.
+            first_attempt: Its number, from 1; earlier ones broke off elsewhere.
+
+        Raises:
+            InfrastructureError: It was disturbed each time it was tried.
+        """
         measure = self._one_by_one if self._pairing == "block" else self._in_turns
         together = 1 if self._pairing == "block" else len(self._job.plan.arms)
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        reasons: list[str] = []
+        for attempt in range(first_attempt, MAX_ATTEMPTS + 1):
             self._differing = []
             before = self.gallery.snapshot()
             states, pids = measure(index, attempt, sink)
@@ -258,7 +258,7 @@ class Coordinator:
         strange = self.gallery.strange(place, (sample.output_sha256 for sample in draft.samples))
         if strange and index > 0:
             self.gallery.paint_again(arm, case, index)
-        if strange and place in self.gallery.alone:
+        if strange and self.gallery.knows(place):
             self._differing.append(f"{case} {arm.name}: timed images differ from the judged one")
         return states
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from srbench.arm import Arm, Job
 from srbench.cases import Case
@@ -12,12 +14,41 @@ from srbench.errors import InfrastructureError
 from srbench.outcome import Failure, Outcome
 from srbench.protocol import Alone, Repaint, Repainted, Solo
 from srbench.records import CellRecord
+from srbench.samples import values_of
 from srbench.scratch import keep
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Place = tuple[str, str]
 """Case and arm."""
 Snapshot = tuple[dict[Place, set[str]], dict[Place, dict[str, str]]]
 """By place: hashes of timed images; hash -> file of pictures of other processes."""
+
+_FILES = ("picture", "picture_float", "eps", "repeat", "other_seed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Painting:
+    """What one arm made of one case, with the contents of its files: to be hung elsewhere.
+
+    Attributes:
+        place: Case and arm.
+        alone: Its solo phase, where that was here.
+        others: Hash -> file of pictures of other processes.
+        arrays: Name of a file -> its array.
+    """
+
+    place: Place
+    alone: Alone | Failure | None = None
+    others: Mapping[str, str] = field(default_factory=dict)
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def hashes(self) -> frozenset[str]:
+        """Of the pictures in it, as those of timed images are taken."""
+        judged = {self.alone.picture_sha256} if isinstance(self.alone, Alone) else set()
+        return frozenset(judged | self.others.keys())
 
 
 class Gallery:
@@ -43,6 +74,7 @@ class Gallery:
         self._folder = folder
         self._timed: defaultdict[Place, set[str]] = defaultdict(set)
         self._others: defaultdict[Place, dict[str, str]] = defaultdict(dict)
+        self._elsewhere: dict[Place, frozenset[str]] = {}
         try:
             for number, (case, image) in enumerate(job.inputs.items()):
                 self.inputs[case] = keep(image.pixels, str(folder / "input"), str(number))
@@ -70,7 +102,7 @@ class Gallery:
         """Take over what an earlier session timed; its pictures are gone."""
         for cell in cells:
             place = cell.case, cell.pipeline
-            self._timed[place] |= {str(sample["output_sha256"]) for sample in cell.samples}
+            self._timed[place] |= set(map(str, values_of(cell.samples, "output_sha256")))
 
     def strange(self, place: Place, hashes: Iterable[str]) -> set[str]:
         """Those hashes of timed images that are neither the judged picture's nor kept already."""
@@ -78,7 +110,53 @@ class Gallery:
         self._timed[place] |= found
         judged = self.alone.get(place)
         known = {judged.picture_sha256} if isinstance(judged, Alone) else set()
-        return found - known - self._others[place].keys()
+        return found - known - self._others[place].keys() - self._elsewhere.get(place, frozenset())
+
+    def knows(self, place: Place) -> bool:
+        """Whether the solo phase of a place was, here or elsewhere, so that others may differ."""
+        return place in self.alone or place in self._elsewhere
+
+    def told(self, elsewhere: Mapping[Place, Collection[str]]) -> None:
+        """Take note of pictures, by hash, that are kept on other machines."""
+        self._elsewhere = {place: frozenset(hashes) for place, hashes in elsewhere.items()}
+
+    def packed(self) -> Iterator[Painting]:
+        """All that is kept here, a place at a time."""
+        import numpy as np
+
+        for place in dict.fromkeys([*self.alone, *self._others]):
+            alone, others = self.alone.get(place), dict(self._others[place])
+            files = [*others.values()]
+            if isinstance(alone, Alone):
+                files += filter(None, (getattr(alone, name) for name in _FILES))
+            arrays = {Path(file).name: np.load(file, allow_pickle=False) for file in files}
+            if alone is not None or others:
+                yield Painting(place=place, alone=alone, others=others, arrays=arrays)
+
+    def hang(self, painting: Painting) -> None:
+        """Keep what was packed on another machine as if it had been painted here.
+
+        Raises:
+            InfrastructureError: No room for it.
+        """
+        alone = painting.alone
+        try:
+            here = {
+                name: keep(array, str(self._folder / "hung"), name.removesuffix(".npy"))
+                for name, array in painting.arrays.items()
+            }
+        except OSError as error:
+            raise InfrastructureError(f"{self._folder}: cannot write ({error.strerror})") from error
+        if isinstance(alone, Alone):
+            files: dict[str, Any] = {name: getattr(alone, name) for name in _FILES}
+            moved: dict[str, Any] = {
+                name: here[Path(file).name] for name, file in files.items() if file
+            }
+            alone = replace(alone, **moved)
+        if alone is not None:
+            self.alone[painting.place] = alone
+        others = {digest: here[Path(file).name] for digest, file in painting.others.items()}
+        self._others[painting.place] |= others
 
     def paint_again(self, arm: Arm, case: str, block: int) -> None:
         """Have a process paint what it has timed, and keep that picture."""

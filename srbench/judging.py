@@ -259,14 +259,13 @@ class _Comparer:
             candidate_files=ours,
             device=self._job.device,
         )
-        reply = self._worker.ask(request, self._job.timeout_s)
+        reply = self._worker.ask(Judged, request, self._job.timeout_s)
         if isinstance(reply, Failure):
             what = f"{pairing.arm} {pairing.case} against {pairing.reference}"
             self._observer.note(f"fidelity of {what}: {reply.reason}")
             if tail := self._worker.log_tail():
                 self._observer.note(tail)
             return _failed(pairing, reply)
-        assert isinstance(reply, Judged)
         return FidelityRecord.from_json(reply.record)
 
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from srbench.arm import Job
 from srbench.armspec import ArmSpec, parse_arm
+from srbench.brief import Brief
 from srbench.cases import Case, parse_cases
 from srbench.config import Settings
 from srbench.doctor_card import require_driver
-from srbench.errors import NotComparableError, UsageError
+from srbench.engines import launched
+from srbench.errors import UsageError
 from srbench.inputs import case_input
-from srbench.ladder.arms import LadderArm
 from srbench.nvml import Gpu, list_gpus
 from srbench.plan import make_plan
 from srbench.profiles import Profile, choose_profile
-from srbench.records import RunRecord
 from srbench.registry import (
     assignments_for,
     check_shared,
@@ -31,6 +30,7 @@ from srbench.registry import (
 from srbench.revisions import checked_out
 from srbench.store import check_writable
 from srbench.systems import common_system, resolve_weights
+from srbench.worker_process import Launch
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,30 +106,26 @@ def checked_assignments(texts: Iterable[str], arms: Sequence[ArmSpec]) -> dict[s
     return values
 
 
-def prepare_run(
+def brief_run(
     settings: Settings,
-    note: Callable[[str], None],
+    profile: Profile,
     *,
     purpose: str = "run",
     looks: Sequence[int] = (),
     against: str | None = None,
-) -> Preparation:
-    """Check everything that can be checked before a worker starts.
+) -> Brief:
+    """Check everything of a new run that can be checked on any machine.
 
     Args:
-        settings: Of the command.
-        note: Told when something takes a while.
+        settings: Of the command; its card counts for nothing.
+        profile: Of the card to measure on.
         purpose: Of the run.
         looks: Of a sequential plan.
         against: What it is held against at its looks.
 
     Raises:
-        UsageError: A wrong name, option, input or folder.
-        NotComparableError: The profile asked for is of another device.
-        InfrastructureError: The driver is too old for the installed torch.
-        PipelineError: No such weights.
+        UsageError: A wrong name, option or input, or a folder that cannot be written.
     """
-    profile, gpu = _measured_device(settings.gpu)
     device = profile.device
     if device not in ("cpu", "cuda"):
         raise UsageError(f"--gpu {profile.name}: nothing can be timed on it")
@@ -138,8 +134,6 @@ def prepare_run(
     assignments = checked_assignments(settings.options, arms)
     check_writable(settings.out / profile.name)
     check_writable(report_folder(settings.out))
-    code = {arm.name: checked_out(arm, note) for arm in arms}
-    inputs = {case.name: case_input(case, settings.inputs) for case in cases}
     plan = make_plan(
         [case.name for case in cases],
         [arm.name for arm in arms],
@@ -149,99 +143,83 @@ def prepare_run(
         pairs=settings.pairs,
         looks=looks,
     )
-    job = Job(
+    return Brief(
+        profile=profile,
         plan=plan,
         assignments=assignments,
-        device=device,
         precision=settings.precision or ("fp16" if device == "cuda" else "fp32"),
-        weights=resolve_weights((arm.pipeline for arm in arms), settings.weights, device),
-        inputs=inputs,
+        weights=settings.weights,
+        inputs={case.name: case_input(case, settings.inputs) for case in cases},
         noise_seed=settings.noise_seed,
         timeout_s=settings.timeout,
-        gpu_uuid=None if gpu is None else gpu.uuid,
-        arms=code,
+        arms=arms,
         pairing=settings.pairing,
+        purpose=purpose,
+        against=against,
     )
-    return Preparation(job, profile, gpu, purpose, against)
 
 
-def prepare_resume(head: RunRecord, settings: Settings, note: Callable[[str], None]) -> Preparation:
-    """The preparation of a run that was begun, on the same device, weights and inputs.
+def prepare(brief: Brief, note: Callable[[str], None]) -> Preparation:
+    """Make a run ready on the machine that measures it: its card, its weights, its code.
+
+    Args:
+        brief: What is measured.
+        note: Told when something takes a while.
 
     Raises:
-        NotComparableError: The device, weights or inputs are others than the run began with.
+        NotComparableError: The card here is not of the brief's profile.
+        InfrastructureError: The driver is too old for the installed torch.
+        UsageError: A revision that is not to be had.
+        PipelineError: No such weights.
     """
-    profile, gpu = _measured_device(head.profile)
-    check_writable(report_folder(settings.out))
-    began_with = head.weights["kind"]
-    weights = resolve_weights(
-        (arm_of(head, name).pipeline for name in head.pipelines),
-        settings.weights or (None if began_with == "folder" else began_with),
-        head.device,
-    )
-    if weights.digest != head.weights["digest"]:
-        raise NotComparableError(
-            f"--resume: {head.run_id} was begun with the weights {head.weights['label']} "
-            f"({head.weights['digest'][:12]}), not {weights.digest[:12]}; give them by --weights"
-        )
-    inputs = {name: case_input(Case.parse(name), settings.inputs) for name in head.cases}
-    for name, image in inputs.items():
-        if image.sha256 != head.inputs[name]["sha256"]:
-            raise NotComparableError(
-                f"--resume: {head.run_id} was begun with another input for {name} "
-                f"({head.inputs[name]['source']}); give its folder by --inputs"
-            )
-    plan = make_plan(
-        head.cases,
-        head.pipelines,
-        device=head.device,
-        seed=head.seed,
-        blocks=head.blocks,
-        pairs=head.pairs,
-        looks=head.looks,
-    )
+    profile, gpu = measured_device(brief.profile.name)
+    # How workers are started is this machine's own, whoever has written the brief.
+    arms = (replace(arm, launch=Launch()) for arm in brief.arms)
     job = Job(
-        plan=plan,
-        assignments=split_assignments(_as_texts(head.options), head.pipelines),
-        device=head.device,
-        precision=head.precision,
-        weights=weights,
-        inputs=inputs,
-        noise_seed=head.noise_seed,
-        timeout_s=settings.timeout,
+        plan=brief.plan,
+        assignments=brief.assignments,
+        device=profile.device,
+        precision=brief.precision,
+        arms={arm.name: checked_out(launched(arm, brief.assignments), note) for arm in arms},
+        weights=resolve_weights((a.pipeline for a in brief.arms), brief.weights, profile.device),
+        inputs=dict(brief.inputs),
+        noise_seed=brief.noise_seed,
+        timeout_s=brief.timeout_s,
         gpu_uuid=None if gpu is None else gpu.uuid,
-        arms={name: checked_out(arm_of(head, name), note) for name in head.pipelines},
-        pairing=head.pairing,
-        ladder=tuple(LadderArm.from_record(entry) for entry in head.ladder),
+        pairing=brief.pairing,
+        ladder=brief.ladder,
     )
-    return Preparation(job, profile, gpu, head.purpose, head.against)
+    return Preparation(job, profile, gpu, brief.purpose, brief.against)
 
 
-def _measured_device(name: str) -> tuple[Profile, Gpu | None]:
-    """The profile to measure under and its card, one that torch can use; None on CPU."""
+def prepare_run(
+    settings: Settings,
+    note: Callable[[str], None],
+    *,
+    purpose: str = "run",
+    looks: Sequence[int] = (),
+    against: str | None = None,
+) -> Preparation:
+    """Check everything of a run on this machine that can be checked before a worker starts.
+
+    See `brief_run` and `prepare`.
+    """
+    profile, _ = measured_device(settings.gpu)
+    brief = brief_run(settings, profile, purpose=purpose, looks=looks, against=against)
+    return prepare(brief, note)
+
+
+def measured_device(name: str) -> tuple[Profile, Gpu | None]:
+    """The profile to measure under and its card, one that torch can use; None on CPU.
+
+    Raises:
+        NotComparableError: The profile is of another device.
+        InfrastructureError: The driver is too old for the installed torch.
+    """
     profile, gpu = choose_profile(name, list_gpus())
     if gpu is not None:
         require_driver(gpu)
     return profile, gpu
-
-
-def arm_of(head: RunRecord, name: str) -> ArmSpec:
-    """An arm of a stored run, of the very commit that it was begun with."""
-    facts = head.arms.get(name)
-    if facts is None:
-        return parse_arm(name)
-    return ArmSpec(
-        name=name,
-        pipeline=facts["pipeline"],
-        revision=facts["revision"],
-        commit=facts["commit"],
-    )
-
-
-def _as_texts(options: dict[str, dict[str, Any]]) -> Iterable[str]:
-    for arm, values in options.items():
-        for key, value in values.items():
-            yield f"{arm}.{key}={'none' if value is None else value}"
 
 
 def report_folder(out: Path) -> Path:

@@ -6,9 +6,11 @@ a reason beside it, never zero.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
+from srbench.samples import Samples, in_columns
 from srbench.shape import misfit
 
 SCHEMA_VERSION = 1
@@ -21,8 +23,8 @@ class Record:
     kind: ClassVar[str]
 
     def to_json(self) -> dict[str, Any]:
-        """The line as a JSON object, `kind` first."""
-        return {"kind": self.kind, **asdict(self)}
+        """The line as a JSON object, `kind` first; what is nested in it is the record's own."""
+        return {"kind": self.kind, **{f.name: getattr(self, f.name) for f in fields(self)}}
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> Self:
@@ -72,6 +74,8 @@ class RunRecord(Record):
         pairing: `interleaved` (both workers warm, images in turns) or `block` (one worker after
             the other, where both do not fit on the device).
         ladder: Of a ladder, its arms in order, see `srbench.ladder.LadderArm`.
+        executor: `local`, or `ray` where blocks were measured on machines of a cluster.
+        group: Shared by the runs, one a profile, that one command began; null for one alone.
     """
 
     kind: ClassVar[str] = "run"
@@ -103,6 +107,8 @@ class RunRecord(Record):
     decided_by: dict[str, str] = field(default_factory=dict)
     pairing: str = "interleaved"
     ladder: list[dict[str, Any]] = field(default_factory=list)
+    executor: str = "local"
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,12 +173,34 @@ class CellRecord(Record):
     prepare_ms: float | None = None
     decisions: dict[str, str] = field(default_factory=dict)
     warmup_ms: list[float] = field(default_factory=list)
-    samples: list[dict[str, Any]] = field(default_factory=list)
+    samples: Sequence[dict[str, Any]] = field(default_factory=list)
     memory: dict[str, int | None] = field(default_factory=dict)
     work: dict[str, Any] = field(default_factory=dict)
     energy_j: float | None = None
     energy: dict[str, float | None] = field(default_factory=dict)
     picture_sha256: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The line as a JSON object, its samples as a list of objects."""
+        # Named: `slots` made this class anew, and a bare super() means the one before.
+        line = super(CellRecord, self).to_json()
+        return {**line, "samples": list(self.samples)}
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> Self:
+        """Inverse of `to_json`, the samples in columns.
+
+        Raises:
+            TypeError: A field, of the cell or of a sample, is missing or of another type.
+            ValueError: A number in a sample is not finite.
+        """
+        rows = line.get("samples", [])
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise TypeError("samples is no list of objects")
+        samples = in_columns(rows)
+        for row in samples.examples() if isinstance(samples, Samples) else samples:
+            Sample.from_json(row)
+        return super(CellRecord, cls).from_json({**line, "samples": samples})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,12 +245,20 @@ class FidelityRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockRecord(Record):
-    """Written after the last cell of a block: the block is complete and `--resume` skips it."""
+    """Written after the last cell of a block: the block is complete and `--resume` skips it.
+
+    Attributes:
+        block: Block index.
+        finished_at: ISO 8601, UTC.
+        notes: Power capping, solo phases that failed, timed images unlike the judged one.
+        fingerprint: Of the machine that measured it, where that is not the run's; else empty.
+    """
 
     kind: ClassVar[str] = "block"
     block: int
     finished_at: str
     notes: list[str] = field(default_factory=list)
+    fingerprint: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +268,7 @@ class VoidRecord(Record):
     Attributes:
         block: Block index.
         attempt: Of this block, from 1.
-        reasons: What was seen: thermal throttling, a foreign process.
+        reasons: What was seen: thermal throttling, a foreign process, a machine that was lost.
     """
 
     kind: ClassVar[str] = "void"
@@ -260,7 +296,17 @@ class EndRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A whole results file, read back."""
+    """A whole results file, read back.
+
+    Attributes:
+        head: Its first line.
+        cells: That count.
+        fidelity: Of its pictures.
+        finished_blocks: Blocks that are complete.
+        ended: Whether it is whole.
+        voids: Attempts at blocks that do not count.
+        machines: Block -> fingerprint, of the blocks measured on another machine than the run's.
+    """
 
     head: RunRecord
     cells: list[CellRecord]
@@ -268,3 +314,18 @@ class Run:
     finished_blocks: set[int]
     ended: bool
     voids: list[VoidRecord] = field(default_factory=list)
+    machines: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _by_arm: dict[tuple[str, str], list[CellRecord]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def cells_by_arm(self) -> dict[tuple[str, str], list[CellRecord]]:
+        """(case, arm) -> its cells in block order; of a block measured again the last counts."""
+        if not self._by_arm:
+            found: dict[tuple[str, str], dict[int, CellRecord]] = {}
+            for cell in self.cells:
+                found.setdefault((cell.case, cell.pipeline), {})[cell.block] = cell
+            self._by_arm.update(
+                {place: [last[block] for block in sorted(last)] for place, last in found.items()}
+            )
+        return self._by_arm

@@ -6,17 +6,15 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from srbench.arm import Job
+from srbench.continuing import change
 from srbench.coordinator import Coordinator, Observer, utc_now
 from srbench.errors import NotComparableError, UsageError
 from srbench.fidelity.roles import ROLES
-from srbench.fingerprint import fingerprint
-from srbench.heading import start_of_run
+from srbench.heading import make_head
 from srbench.judging import judge_run
 from srbench.locks import measuring_into
-from srbench.opening import Facts
 from srbench.outcome import INFRASTRUCTURE
 from srbench.plan import Plan
 from srbench.preparation import Preparation
@@ -81,8 +79,8 @@ def begin(preparation: Preparation, out: Path, argv: list[str], conduct: Conduct
             job.assignments,
             (name for described in facts.described.values() for name in described.options),
         )
-        head = make_head(preparation, facts, argv, conduct.looking)
-        nothing = _empty_run(head)
+        head = make_head(preparation, facts, argv, conduct.looking.terms)
+        nothing = empty_run(head)
         conduct.looking.check(nothing)
         conduct.observer.note(f"measuring {head.run_id}")
         return _measure(coordinator, job, RunWriter.create(out, head), conduct, nothing)
@@ -103,12 +101,13 @@ def resume(path: Path, preparation: Preparation, conduct: Conduct) -> Run:
         begun = read_run(path)
         if begun.ended:
             raise UsageError(f"--resume: {begun.head.run_id} is finished by now")
-        head = make_head(preparation, coordinator.open(), begun.head.argv, conduct.looking)
-        if change := _change(begun.head, head):
+        terms = conduct.looking.terms
+        head = make_head(preparation, coordinator.open(), begun.head.argv, terms)
+        if why := change(begun.head, head):
             raise NotComparableError(
-                f"--resume: {begun.head.run_id} cannot go on: {change}; start a new run"
+                f"--resume: {begun.head.run_id} cannot go on: {why}; start a new run"
             )
-        conduct.looking.check(_empty_run(head))
+        conduct.looking.check(empty_run(head))
         if head.fingerprint["dirty"]:
             conduct.observer.note(
                 "the working tree is modified: pipelines of your own that lie in "
@@ -125,109 +124,56 @@ def _measure(
     begun: Run,
 ) -> Run:
     """Measure and judge what a run does not have yet; returns it as stored."""
-    coordinator.gallery.recall(_settled(begun).cells)
+    coordinator.gallery.recall(settled(begun).cells)
     with opened as writer:
         blocks = coordinator.run(
             writer,
             begun.finished_blocks,
             conduct.stop,
-            lambda: conduct.looking.decided(_settled(read_run(writer.path))),
+            lambda: conduct.looking.decided(settled(read_run(writer.path))),
         )
-        if blocks is not None:
+
+        def judge() -> None:
             judge_run(
                 coordinator,
                 job,
                 sink=writer,
                 observer=conduct.observer,
-                done={(r.case, r.pipeline, r.reference) for r in begun.fidelity},
+                done=judged(begun),
             )
-        early = blocks if blocks is not None and blocks < job.plan.blocks else None
-        writer.append(
-            [EndRecord(finished_at=utc_now(), interrupted=blocks is None, decided_at=early)]
-        )
+
+        return conclude(writer, job.plan, blocks, judge)
+
+
+def conclude(writer: RunWriter, plan: Plan, blocks: int | None, judge: Callable[[], object]) -> Run:
+    """Judge the pictures of a run that was measured and write its last line; returns it as stored.
+
+    Args:
+        writer: Of its file.
+        plan: Of it.
+        blocks: How many it has; None where it was stopped, then nothing is judged yet.
+        judge: Stores what is found of its pictures.
+    """
+    if blocks is not None:
+        judge()
+    early = blocks if blocks is not None and blocks < plan.blocks else None
+    writer.append([EndRecord(finished_at=utc_now(), interrupted=blocks is None, decided_at=early)])
     return read_run(writer.path)
 
 
-def _empty_run(head: RunRecord) -> Run:
+def judged(run: Run) -> set[tuple[str, str, str]]:
+    """Case, arm and reference of the pictures that need not be compared again."""
+    return {(record.case, record.pipeline, record.reference) for record in run.fidelity}
+
+
+def empty_run(head: RunRecord) -> Run:
     """A run of which nothing is measured yet."""
     return Run(head=head, cells=[], fidelity=[], finished_blocks=set(), ended=False)
 
 
-def _settled(run: Run) -> Run:
+def settled(run: Run) -> Run:
     """The run without the cells of a block that was broken off."""
     return replace(run, cells=[cell for cell in run.cells if cell.block in run.finished_blocks])
-
-
-def _change(begun: RunRecord, now: RunRecord) -> str | None:
-    """What is not as it was when the run began; None when its blocks can be told from no others."""
-    for name in begun.pipelines:
-        if (begun.versions[name], begun.options[name]) != (now.versions[name], now.options[name]):
-            return f"{name} or its options have changed"
-    if (begun.tiers, begun.tf32) != (now.tiers, now.tf32):
-        return "its fidelity tiers or its TF32 setting have changed"
-    if begun.decided_by != now.decided_by:
-        return "the policy or what --against names is another one than at its earlier looks"
-    if begun.pairing != now.pairing:
-        return f"its pairing was {begun.pairing}, the arms now need {now.pairing}"
-    then, facts = (_facts(head.fingerprint) for head in (begun, now))
-    for key in then.keys() | facts.keys():
-        if then.get(key) != facts.get(key):
-            return f"{key.replace('_', ' ')} was {then.get(key)}, is {facts.get(key)}"
-    return None
-
-
-def _facts(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """A fingerprint without what may change.
-
-    That is the host's name, which a container has anew with every start, and whether the working
-    tree is modified, as it is by the report of the interrupted run.
-    """
-    apart = ("host", "dirty", "versions")
-    facts = {key: value for key, value in fingerprint.items() if key not in apart}
-    return {**facts, **fingerprint["versions"]}
-
-
-def make_head(
-    preparation: Preparation, facts: Facts, argv: list[str], looking: Looking
-) -> RunRecord:
-    """The first line of a results file."""
-    job = preparation.job
-    plan: Plan = job.plan
-    weights = job.weights
-    return RunRecord(
-        **start_of_run(preparation.profile),
-        device=job.device,
-        precision=job.precision,
-        tf32=facts.tf32,
-        cases=list(plan.cases),
-        pipelines=list(plan.arms),
-        options={name: described.options for name, described in facts.described.items()},
-        versions={name: described.version for name, described in facts.described.items()},
-        tiers={name: described.tiers[job.precision] for name, described in facts.described.items()},
-        weights={
-            "kind": weights.kind,
-            "digest": weights.digest,
-            "synthetic": weights.synthetic,
-            "label": weights.path.name if weights.kind == "folder" else weights.kind,
-        },
-        inputs={
-            name: {"sha256": image.sha256, "source": image.source}
-            for name, image in job.inputs.items()
-        },
-        blocks=plan.blocks,
-        pairs=plan.pairs,
-        seed=plan.seed,
-        noise_seed=job.noise_seed,
-        fingerprint=fingerprint(preparation.gpu),
-        argv=argv,
-        purpose=preparation.purpose,
-        arms={name: job.arm(name).to_record() for name in plan.arms},
-        looks=list(plan.looks),
-        against=preparation.against,
-        decided_by=dict(looking.terms),
-        pairing=facts.pairing,
-        ladder=[arm.to_record() for arm in job.ladder],
-    )
 
 
 def broken_results(run: Run) -> list[str]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
+
+Fits = Callable[[Any], bool]
 
 
 def misfit(cls: type, values: dict[str, Any]) -> str | None:
@@ -15,34 +18,47 @@ def misfit(cls: type, values: dict[str, Any]) -> str | None:
         cls: A dataclass.
         values: By field; fields may be missing.
     """
-    hints = _hints(cls)
+    fits = _fields(cls)
     for name, value in values.items():
-        if not _fits(value, hints[name]):
+        if not fits[name](value):
             return f"{name} is {_name(value)}"
     return None
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
+def _fields(cls: type) -> dict[str, Fits]:
     hints = get_type_hints(cls)
-    return {field.name: hints[field.name] for field in fields(cls)}
+    return {field.name: _fits(hints[field.name]) for field in fields(cls)}
 
 
-def _fits(value: Any, wanted: Any) -> bool:
+def _fits(wanted: Any) -> Fits:
+    """A test for a type, taken apart once and not for each of a million values."""
     origin, inner = get_origin(wanted), get_args(wanted)
     if wanted is Any:
-        return True
+        return lambda value: True
     if origin in (Union, types.UnionType):
-        return any(_fits(value, option) for option in inner)
+        options = tuple(map(_fits, inner))
+        return lambda value: any(fits(value) for fits in options)
+    if origin is Sequence:
+        # Its items are for its maker to check: they need not all be in memory at once.
+        return lambda value: isinstance(value, Sequence) and not isinstance(value, str)
     if origin is list:
-        return isinstance(value, list) and all(_fits(item, inner[0]) for item in value)
+        item = _fits(inner[0])
+        return lambda value: isinstance(value, list) and all(map(item, value))
     if origin is dict:
-        return isinstance(value, dict) and all(
-            _fits(key, inner[0]) and _fits(item, inner[1]) for key, item in value.items()
+        key, item = map(_fits, inner)
+        return lambda value: (
+            isinstance(value, dict) and all(map(key, value)) and all(map(item, value.values()))
         )
-    if isinstance(value, bool):
-        return wanted is bool
-    return isinstance(value, (int, float) if wanted is float else wanted)
+    return _fits_plainly(wanted)
+
+
+def _fits_plainly(wanted: type) -> Fits:
+    """Whole numbers are numbers too; truth values are none."""
+    kinds: Any = (int, float) if wanted is float else wanted
+    if wanted is bool:
+        return lambda value: isinstance(value, bool)
+    return lambda value: isinstance(value, kinds) and not isinstance(value, bool)
 
 
 def _name(value: Any) -> str:

@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from math import isfinite
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, NoReturn, Self
 
 from srbench.durable import sync_folder
 from srbench.errors import UsageError, did_you_mean
 from srbench.line_file import append_lines
 from srbench.locks import try_lock
-from srbench.records import (
-    SCHEMA_VERSION,
-    BlockRecord,
-    CellRecord,
-    EndRecord,
-    FidelityRecord,
-    Record,
-    Run,
-    RunRecord,
-    Sample,
-    VoidRecord,
-)
+from srbench.records import Record, RunRecord
+from srbench.run_file import read_head as read_head
+from srbench.run_file import read_run as read_run
+from srbench.run_file import sound_length
 
 SUFFIX = ".jsonl"
 NOT_PROFILES = ("baselines", "noise")
 """Folders beside those of the profiles."""
-_KINDS: dict[str, type[Record]] = {
-    cls.kind: cls
-    for cls in (RunRecord, CellRecord, FidelityRecord, BlockRecord, VoidRecord, EndRecord)
-}
 
 
 class RunWriter:
@@ -87,8 +73,7 @@ class RunWriter:
             raise UsageError(f"{path}: cannot write ({error.strerror})") from error
         with file:
             _hold(file, path)
-            content = file.read()
-            file.truncate(_sound_length(content))
+            file.truncate(sound_length(file))
             file.seek(0, os.SEEK_END)
             yield cls(path, file)
 
@@ -104,125 +89,6 @@ class RunWriter:
 def _hold(file: IO[bytes], path: Path) -> None:
     if not try_lock(file, path):
         raise UsageError(f"{path}: another srbench process is writing it")
-
-
-def _sound_length(content: bytes) -> int:
-    """Bytes up to the end of the last whole line."""
-    end = content.rfind(b"\n") + 1
-    last = content[content.rfind(b"\n", 0, max(end - 1, 0)) + 1 : end]
-    return end if not last or _is_json(last) else end - len(last)
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
-
-
-def read_run(path: Path) -> Run:
-    """Read a results file.
-
-    A torn last line is ignored. Of cells written twice (a block that was repeated after a resume)
-    the later counts. Cells of a block that never finished are dropped, except those of the block
-    in which a file without an end breaks off.
-
-    Raises:
-        UsageError: No such file, no results file, written by a newer srbench, or damaged.
-    """
-    lines = _lines(path)
-    head = _head(path, lines)
-    records = [_record(path, number, line) for number, line in enumerate(lines[1:], start=2)]
-    cells: dict[tuple[int, str, str], CellRecord] = {}
-    fidelity: dict[tuple[str, str, str], FidelityRecord] = {}
-    finished: set[int] = set()
-    voids: list[VoidRecord] = []
-    ended, last_block = False, -1
-    for record in records:
-        match record:
-            case CellRecord():
-                cells[record.block, record.case, record.pipeline] = record
-                last_block = record.block
-            case FidelityRecord():
-                fidelity[record.case, record.pipeline, record.reference] = record
-            case BlockRecord():
-                finished.add(record.block)
-            case VoidRecord():
-                voids.append(record)
-                cells = {key: cell for key, cell in cells.items() if key[0] != record.block}
-            case EndRecord():
-                ended = not record.interrupted
-    counted = finished if ended else finished | {last_block}
-    return Run(
-        head=head,
-        cells=[cell for cell in cells.values() if cell.block in counted],
-        fidelity=list(fidelity.values()),
-        finished_blocks=finished,
-        ended=ended,
-        voids=voids,
-    )
-
-
-def _lines(path: Path) -> list[Any]:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such results file") from error
-    except OSError as error:
-        raise UsageError(f"{path}: not readable ({error.strerror})") from error
-    parts = content[: _sound_length(content)].splitlines()
-    lines = []
-    for number, part in enumerate(parts, start=1):
-        try:
-            lines.append(json.loads(part, parse_constant=_finite, parse_float=_finite))
-        except ValueError as error:
-            raise UsageError(f"{path}: line {number} is damaged (no JSON)") from error
-    return lines
-
-
-def _finite(text: str) -> float:
-    """A number. NaN and infinity Python would read too; no record was written with one."""
-    value = float(text)
-    if not isfinite(value):
-        raise ValueError(text)
-    return value
-
-
-def _head(path: Path, lines: list[Any]) -> RunRecord:
-    first = lines[0] if lines else None
-    if not isinstance(first, dict) or first.get("kind") != RunRecord.kind:
-        raise UsageError(f"{path}: not a results file of srbench, its first line is no run record")
-    version = first.get("schema_version")
-    if not isinstance(version, int):
-        raise UsageError(f"{path}: its first line has no schema_version")
-    if version > SCHEMA_VERSION:
-        raise UsageError(
-            f"{path}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest that "
-            "this srbench reads; upgrade srbench"
-        )
-    head = _record(path, 1, first)
-    assert isinstance(head, RunRecord)
-    for name in (head.run_id, head.profile, *head.cases, *head.pipelines):
-        if not name.isprintable():
-            raise UsageError(f"{path}: line 1 is damaged ({name!r} is no name)")
-    return head
-
-
-def _record(path: Path, number: int, line: Any) -> Record | None:
-    """A line as its record; None for kinds that a later minor version added."""
-    name = line.get("kind") if isinstance(line, dict) else None
-    if not isinstance(name, str):
-        raise UsageError(f"{path}: line {number} is damaged (no record)")
-    kind = _KINDS.get(name)
-    if kind is None:
-        return None
-    try:
-        for sample in line.get("samples", ()):
-            Sample.from_json(sample)
-        return kind.from_json(line)
-    except (TypeError, AttributeError) as error:
-        raise UsageError(f"{path}: line {number} is damaged ({error})") from error
 
 
 def list_runs(root: Path) -> list[Path]:
@@ -249,13 +115,50 @@ def find_run(name: str, root: Path) -> Path:
     Raises:
         UsageError: There is none, with a did-you-mean.
     """
+    return find_runs([name], root)[0]
+
+
+def find_runs(names: Iterable[str], root: Path) -> list[Path]:
+    """Results files by paths or run ids, in the order of the names.
+
+    Raises:
+        UsageError: There is none of some name, with a did-you-mean.
+    """
+    known: dict[str, Path] = {}
+    found = []
+    for name in names:
+        path = Path(name)
+        if not path.is_file():
+            known = known or {run.stem: run for run in reversed(list_runs(root))}
+            path = known.get(name) or _unknown(name, root)
+        found.append(path)
+    return found
+
+
+def runs_of(group: str, root: Path) -> list[Path]:
+    """Results files of the runs that one command began, oldest first.
+
+    Raises:
+        UsageError: There is none; files that cannot be read are none.
+    """
+    found = [path for path in list_runs(root) if _group(path) == group]
+    if not found:
+        raise UsageError(
+            f"--group {group}: no run of it under {root}; `srbench show` tells a run's"
+        )
+    return found
+
+
+def _group(path: Path) -> str | None:
+    try:
+        return read_head(path).group
+    except UsageError:
+        return None
+
+
+def _unknown(name: str, root: Path) -> NoReturn:
     path = Path(name)
-    if path.is_file():
-        return path
     runs = list_runs(root)
-    for run in runs:
-        if run.stem == name:
-            return run
     if path.suffix == SUFFIX or os.sep in name:
         raise UsageError(f"{name}: no such results file")
     hint = did_you_mean(name, [run.stem for run in runs]) if runs else ""

@@ -140,10 +140,14 @@ class Journal:
         """
         if not os.path.lexists(target):
             return Standing.MISSING
-        recipes = self._known.get(self._key(target), {}).get(file_sha256(target))
-        if recipes is None:
+        recipes = self._recipes(target, file_sha256(target))
+        if not recipes:
             return Standing.FOREIGN
         return Standing.DONE if recipe in recipes else Standing.OUTDATED
+
+    def holds(self, target: Path) -> bool:
+        """Whether a file has the name of a picture."""
+        return os.path.lexists(target)
 
     def place(self, target: Path, content: bytes, source: Path, recipe: Recipe) -> None:
         """Write a picture: first its line, then the file, each whole or not at all.
@@ -151,17 +155,19 @@ class Journal:
         Raises:
             InfrastructureError: The disk is full or gone.
         """
+        digest = hashlib.sha256(content).hexdigest()
         line = {
             "kind": "picture",
             "file": self._key(target),
-            "sha256": hashlib.sha256(content).hexdigest(),
+            "sha256": digest,
             "source": str(source),
             "request": recipe.request,
             "seed": recipe.seed,
             "input_sha256": recipe.input_sha256,
         }
-        self._file.append(line)
-        self._learn(line)
+        if recipe not in self._recipes(target, digest):  # a kill may have left its line
+            self._file.append(line)
+            self._learn(line)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             place_file(target, content, target.with_name(self._part))
@@ -171,6 +177,10 @@ class Journal:
     def fail(self, source: Path, reason: str) -> None:
         """Note why there is no picture of an input; the next run tries again."""
         self._file.append({"kind": "failure", "source": str(source), "reason": reason})
+
+    def _recipes(self, target: Path, digest: str) -> set[Recipe]:
+        """Of what a file with this content was made here; empty where it was not."""
+        return self._known.get(self._key(target), {}).get(digest, set())
 
     def _key(self, target: Path) -> str:
         return target.relative_to(self._folder).as_posix()

@@ -6,8 +6,8 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -21,18 +21,18 @@ from srbench.outcome import one_line
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from pipelines.contract import WeightsSource
+    from srbench.batch import Conduct
     from srbench.upscaling import Request
-    from srbench.upscaling_journal import Journal
 
 
 class Lines:
     """A line an input on stderr."""
 
-    def __init__(self, inputs: int, scale: int) -> None:
-        """Expect that many inputs."""
+    def __init__(self, inputs: int, scale: int, actors: int = 1) -> None:
+        """Expect that many inputs, so many at a time."""
         self._inputs = inputs
         self._scale = scale
+        self._actors = actors
         self._seen = 0
         self._worked = 0
         self._worked_s = 0.0
@@ -68,15 +68,15 @@ class Lines:
         left = self._inputs - self._seen
         if not left or not self._worked:
             return ""
-        return f", about {self._worked_s / self._worked * left:.0f} s left"
+        return f", about {self._worked_s / self._worked / self._actors * left:.0f} s left"
 
 
 class Bar(Lines):
     """The same as a bar that stays in its place; failures stand above it."""
 
-    def __init__(self, inputs: int, scale: int, progress: Progress) -> None:
+    def __init__(self, inputs: int, scale: int, progress: Progress, actors: int = 1) -> None:
         """Draw on `progress`."""
-        super().__init__(inputs, scale)
+        super().__init__(inputs, scale, actors)
         self._progress = progress
         self._task = progress.add_task("", total=inputs)
 
@@ -92,10 +92,10 @@ class Bar(Lines):
 
 
 @contextmanager
-def _progress(inputs: int, scale: int) -> Iterator[Lines]:
+def _progress(inputs: int, scale: int, actors: int) -> Iterator[Lines]:
     """A bar when stderr is a terminal, else lines."""
     if not sys.stderr.isatty():
-        yield Lines(inputs, scale)
+        yield Lines(inputs, scale, actors)
         return
     from rich.console import Console
     from rich.progress import (
@@ -117,29 +117,33 @@ def _progress(inputs: int, scale: int) -> Iterator[Lines]:
         # Its list of files is stdout's own, unless the bar would be written over.
         redirect_stdout=sys.stdout.isatty(),
     ) as progress:
-        yield Bar(inputs, scale, progress)
+        yield Bar(inputs, scale, progress, actors)
+
+
+Batch = Callable[["Conduct"], Generator[Result]]
+"""Upscales the inputs of a request, told how."""
 
 
 def upscale_folder(
     request: Request,
-    weights: WeightsSource,
-    journal: Journal,
+    batch: Batch,
     others: int,
     *,
     overwrite: bool,
     as_json: bool,
+    actors: int | None = None,
 ) -> None:
-    """Upscale a batch, tell how it goes, and leave with its exit code.
+    """Have a batch upscaled, tell how it goes, and leave with its exit code.
 
     Args:
         request: Its inputs and outputs.
-        weights: Read when they are needed.
-        journal: Of the output folder.
+        batch: Upscales them.
         others: Files in the input folder that are no images.
         overwrite: Make again what is there.
         as_json: One document on stdout instead of the names of written files.
+        actors: That do it on a Ray cluster; None where this process does.
     """
-    from srbench.batch import Conduct, upscale_batch
+    from srbench.batch import Conduct
 
     start = time.monotonic()
     results: list[Result] = []
@@ -151,18 +155,19 @@ def upscale_folder(
     interrupted = False
     try:
         with (
-            _progress(len(request.files), request.scale) as progress,
+            _progress(len(request.files), request.scale, actors or 1) as progress,
             interruptible(progress.note, "picture") as stop,
+            closing(batch(Conduct(progress.note, written, stop, overwrite))) as done,
         ):
-            conduct = Conduct(progress.note, written, stop, overwrite)
-            for result in upscale_batch(request, weights, journal, conduct):
+            for result in done:
                 results.append(result)
                 progress.done(result)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         interrupted = True
     left = len(request.files) - len(results)
-    summary = Summary(tuple(results), left, others, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    summary = Summary(_in_order(request, results), left, others, seconds, actors)
     if as_json:
         print_json(summary)
     for line in _account(summary):
@@ -171,6 +176,12 @@ def upscale_folder(
         _leave_interrupted(summary, "without --overwrite " if overwrite else "")
     if (error := summary.error()) is not None:
         raise error
+
+
+def _in_order(request: Request, results: list[Result]) -> tuple[Result, ...]:
+    """What a lost machine had is done last."""
+    places = {source: place for place, (source, _) in enumerate(request.files)}
+    return tuple(sorted(results, key=lambda result: places[result.source]))
 
 
 def print_json(summary: Summary) -> None:
@@ -185,9 +196,20 @@ def _account(summary: Summary) -> Iterator[str]:
     files = "file" if summary.others == 1 else "files"
     others = f"; {summary.others} other {files} left alone" if summary.others else ""
     if len(summary.results) > 1:
-        yield f"{len(summary.results)} inputs: {told}{others}; {summary.seconds:.1f} s"
+        time_taken = f"{summary.seconds:.1f} s{_rate(summary)}"
+        yield f"{len(summary.results)} inputs: {told}{others}; {time_taken}"
         for result in summary.failures:
             yield f"failed: {one_line(str(result.source))}: {result.reason}"
+
+
+def _rate(summary: Summary) -> str:
+    if not summary.count(Fate.WRITTEN):
+        return ""
+    actors = {None: "", 1: " with 1 actor"}.get(summary.actors, f" with {summary.actors} actors")
+    return (
+        f", {summary.pictures_per_s:.2f} inputs/s, {summary.megapixels_per_s:.2f} megapixels/s"
+        f"{actors}"
+    )
 
 
 def _leave_interrupted(summary: Summary, how: str) -> NoReturn:

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from srbench.cli.crews import Actors, on_ray
 from srbench.cli.devices import Device, choose_device
+from srbench.cli.evaluating import measure_here, measure_on_ray
+from srbench.cli.executor import Address, Executor
 from srbench.cli.interrupts import saying_so
 from srbench.errors import ExitCode, UsageError
 from srbench.outcome import one_line
 
 if TYPE_CHECKING:
     from srbench.fidelity.candidates import Comparison
-    from srbench.fidelity.evaluate import Evaluation, Scores
+    from srbench.fidelity.evaluate import Evaluation
     from srbench.fidelity.plan import Plan, Question, Size
 
-_LINES = 20
-"""Lines of progress where there is no terminal."""
 _RESULTS = ("json", "csv", "md")
 _CHECKING_S = 5
 """How long checking files may be silent."""
@@ -85,6 +84,9 @@ def evaluate(
     ] = None,
     provider: Annotated[str, typer.Option(help="`pyiqa` or `torchmetrics`.")] = "pyiqa",
     device: Device = "auto",
+    executor: Executor = None,
+    address: Address = None,
+    actors: Actors = None,
 ) -> None:
     """Measure pictures against references, in float32."""
     from srbench.fidelity.candidates import parse_margins
@@ -94,6 +96,7 @@ def evaluate(
 
     if scale is not None:
         check_scale(scale)
+    remote = on_ray(executor, address, actors)
     names = tuple(parse_metrics(metrics))
     if margins and against is None:
         raise UsageError("--margin: only with --against, the pictures of a baseline")
@@ -104,7 +107,10 @@ def evaluate(
     kept = "; the same command goes on" if out else "; --out DIR would keep what is measured"
     with saying_so(kept):
         plans = _plans(question, against)
-        found, *baseline = _measure(plans, choose_device(device), provider, out)
+        if remote:
+            found, *baseline = measure_on_ray(plans, address, device, actors, provider, out)
+        else:
+            found, *baseline = measure_here(plans, choose_device(device), provider, out)
     comparison = _compare(found, baseline[0], allowed, str(against)) if baseline else None
     texts = _texts(found, comparison)
     _write(texts, {"csv": table, "md": page})
@@ -161,50 +167,12 @@ def _checked() -> Callable[[Path], Size]:
     return size_of
 
 
-def _measure(plans: list[Plan], device: str, provider: str, out: Path | None) -> list[Evaluation]:
-    from srbench.fidelity.evaluate import evaluate, open_bench
-    from srbench.fidelity.journal import Journal
-
-    with ExitStack() as stack:
-        journal = None if out is None else stack.enter_context(Journal.open(out))
-        bench = open_bench(device, provider, journal)
-        done = stack.enter_context(_progress(sum(len(plan.jobs) for plan in plans)))
-        return [evaluate(plan, bench, done) for plan in plans]
-
-
 def _compare(
     found: Evaluation, baseline: Evaluation, margins: dict[str, float], name: str
 ) -> Comparison:
     from srbench.fidelity.candidates import judge_candidate
 
     return judge_candidate(found, baseline, margins, name)
-
-
-@contextmanager
-def _progress(pictures: int) -> Iterator[Callable[[Scores], None]]:
-    """A bar when stderr is a terminal, else a line every so many pictures."""
-    if not sys.stderr.isatty():
-        yield _lines(pictures)
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("measuring", total=pictures)
-        yield lambda _: bar.advance(task)
-
-
-def _lines(pictures: int) -> Callable[[Scores], None]:
-    every = -(-pictures // _LINES)
-    count = 0
-
-    def done(scores: Scores) -> None:
-        nonlocal count
-        count += 1
-        if count % every == 0 or count == pictures:
-            _note(f"[{count}/{pictures}] {one_line(scores.file)}")
-
-    return done
 
 
 def _texts(found: Evaluation, comparison: Comparison | None) -> dict[str, str]:

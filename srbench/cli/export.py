@@ -30,7 +30,7 @@ def export(
 ) -> None:
     """Write every sample of runs as a tidy table, or as pytest-benchmark's JSON."""
     from srbench.config import load_settings
-    from srbench.report.export import BINARY, FORMATS, export_bytes
+    from srbench.report.export import BINARY, FORMATS, export_pieces
     from srbench.store import find_run, read_run
 
     if format_ not in FORMATS:
@@ -39,13 +39,15 @@ def export(
         raise UsageError(f"--format {format_}: not text; name a file with --output")
     root = load_settings({"out": results}).out
     found = [read_run(find_run(run, root)) for run in runs]
-    content = export_bytes(found, format_)
+    pieces = export_pieces(found, format_)
     if output is None:
-        sys.stdout.write(content.decode())
+        for piece in pieces:
+            sys.stdout.write(piece.decode())
         return
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_bytes(content)
+        with output.open("wb") as file:
+            file.writelines(pieces)
     except OSError as error:
         raise UsageError(f"--output {output}: cannot be written: {error.strerror}") from error
     typer.echo(str(output))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,12 +17,15 @@ from pipelines.contract import Precision, WeightsSource
 from srbench.batch_results import Fate, Result, Summary
 from srbench.cli import weights as weights_room
 from srbench.cli.batch import print_json, upscale_folder
+from srbench.cli.crews import Actors, hired, on_ray, threads_here
 from srbench.cli.devices import Device, choose_device
+from srbench.cli.executor import Address, Executor
 from srbench.cli.interrupts import saying_so
 from srbench.config import MAX_SEED
 from srbench.errors import UsageError
 
 if TYPE_CHECKING:
+    from srbench.batch import Conduct
     from srbench.upscaling import Files, Request
     from srbench.upscaling_journal import Journal
 
@@ -59,6 +65,9 @@ def upscale(
         str | None, typer.Option(help="`fp32` or `fp16` [default: fp16 on cuda, fp32 on cpu]")
     ] = None,
     device: Device = "auto",
+    executor: Executor = None,
+    address: Address = None,
+    actors: Actors = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what is in an output folder already.")
     ] = False,
@@ -72,10 +81,10 @@ def upscale(
     Folders in a folder come too. The same command goes on after an interruption: what it has made
     of the same input, pipeline, options, weights and seed is not made again.
     """
-    from srbench.systems import resolve_weights
-    from srbench.upscaling import Request, check_options, check_scale, plan_files, plan_samples
+    from srbench.upscaling import check_options, check_scale, plan_files, plan_samples
 
     check_scale(scale)
+    remote = on_ray(executor, address, actors)
     options = check_options(pipeline, assignments or [], color_fix)
     _precision(precision)
     if samples is None:
@@ -83,26 +92,103 @@ def upscale(
     else:
         files = plan_samples(source, target, samples, seed)
     is_batch = samples is not None or source.is_dir()
+    if remote and not is_batch:
+        raise UsageError("--executor ray: for folders; without it one picture is upscaled here")
+    asked = _Asked(pipeline, options, files, scale, seed, precision, weights)
     with _journal(target, files, overwrite=overwrite) if is_batch else nullcontext() as journal:
-        place = choose_device(device)
-        request = Request(
-            pipeline=pipeline,
-            options=options,
-            files=files,
-            scale=scale,
-            seed=seed,
-            device=place,
-            precision=_precision(precision or ("fp16" if place == "cuda" else "fp32")),
-        )
-        chosen = resolve_weights([pipeline], weights, place)
-        if chosen.synthetic:
-            _note(f"weights: {chosen.kind}, synthetic: nothing in them was trained")
         if journal is None:
             with saying_so():
-                _upscale_file(request, chosen, as_json=as_json)
+                _upscale_file(*asked.on(choose_device(device)), as_json=as_json)
+            return
+        how = {"overwrite": overwrite, "as_json": as_json}
+        others = _other_files(source, target)
+        if remote:
+            _upscale_on_ray(asked, journal, others, address, device, actors, **how)
         else:
-            others = _other_files(source, target)
-            upscale_folder(request, chosen, journal, others, overwrite=overwrite, as_json=as_json)
+            request, chosen = asked.on(choose_device(device))
+            batch = partial(_upscale_here, request, chosen, journal)
+            upscale_folder(request, batch, others, **how)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the user asks for, wherever it is done."""
+
+    pipeline: str
+    options: Any
+    files: Files
+    scale: int
+    seed: int
+    precision: str | None
+    weights: str | None
+
+    def on(self, device: str) -> tuple[Request, WeightsSource]:
+        """The same on `cpu` or `cuda`, with the weights that are used here."""
+        from srbench.systems import resolve_weights
+        from srbench.upscaling import Request
+
+        request = Request(
+            pipeline=self.pipeline,
+            options=self.options,
+            files=self.files,
+            scale=self.scale,
+            seed=self.seed,
+            device=device,
+            precision=_precision(self.precision or ("fp16" if device == "cuda" else "fp32")),
+        )
+        chosen = resolve_weights([self.pipeline], self.weights, device)
+        if chosen.synthetic:
+            _note(f"weights: {chosen.kind}, synthetic: nothing in them was trained")
+        return request, chosen
+
+    def named(self, chosen: WeightsSource) -> str | None:
+        """What finds the same weights on another machine; None is the default there."""
+        if chosen.kind != "folder":
+            return chosen.kind
+        name = self.weights or os.environ.get("SRBENCH_WEIGHTS")
+        return None if name is None else str(Path(name).expanduser().absolute())
+
+
+def _upscale_here(
+    request: Request, weights: WeightsSource, journal: Journal, conduct: Conduct
+) -> Generator[Result]:
+    from srbench.batch import upscale_batch
+
+    return upscale_batch(request, weights, journal, conduct)
+
+
+def _upscale_on_ray(
+    asked: _Asked,
+    journal: Journal,
+    others: int,
+    address: str | None,
+    device: str,
+    actors: int | None,
+    *,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    from srbench.executors.upscaling import Painting, upscale_on_ray
+
+    with saying_so("; the same command goes on"), hired(address, device, actors, _note) as there:
+        request, chosen = asked.on(there.device)
+        painting = Painting(
+            replace(request, files=[]), asked.named(chosen), chosen.digest, threads_here()
+        )
+
+        def batch(conduct: Conduct) -> Generator[Result]:
+            return upscale_on_ray(
+                there.ray, there.choose, painting, request, chosen, journal, conduct
+            )
+
+        upscale_folder(
+            request,
+            batch,
+            others,
+            overwrite=overwrite,
+            as_json=as_json,
+            actors=there.crew.actors,
+        )
 
 
 @contextmanager

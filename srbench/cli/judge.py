@@ -21,6 +21,10 @@ Results = Annotated[
 ]
 
 
+_MOST_PAGES = 20
+"""Runs whose own pages are written unasked: each takes seconds and megabytes, nobody reads more."""
+
+
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(report)
@@ -38,22 +42,69 @@ def report(
         list[str] | None, typer.Argument(metavar="[RUN]...", help="Results files or run ids.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("reports"),
+    group: Annotated[
+        str | None, typer.Option(help="Also the runs that one command began on several cards.")
+    ] = None,
+    pages: Annotated[
+        bool | None,
+        typer.Option(
+            "--pages/--no-pages",
+            help=f"A page of each run, too [default: of at most {_MOST_PAGES} runs]",
+        ),
+    ] = None,
     results: Results = None,
 ) -> None:
-    """Write tables and figures of runs, the newest when none is named."""
-    from srbench.gate import load_policy
-    from srbench.report import write_reports
-    from srbench.report.history import stored_runs
-    from srbench.store import find_run, newest_run, read_run
+    """Write tables and figures of runs, the newest when none is named; of several cards, combined.
+
+    Cards stand side by side in cards.md, without a verdict between them.
+    """
+    from srbench.store import find_runs, newest_run, runs_of
 
     root = _root(results)
-    paths = [find_run(run, root) for run in runs] if runs else [newest_run(root)]
+    paths = find_runs(runs or [], root) + (runs_of(group, root) if group is not None else [])
+    paths = list(dict.fromkeys(paths)) or [newest_run(root)]
+    if pages is None:
+        pages = len(paths) <= _MOST_PAGES
+    if pages:
+        _write_pages(paths, out, root)
+    else:
+        note(f"report: no page of each of the {len(paths)} runs is written; --pages writes them")
+        _write_fleet(paths, out)
+
+
+def _write_pages(paths: list[Path], out: Path, root: Path) -> None:
+    """A page of each profile and run, and the combined one where there are several profiles."""
+    from srbench.gate import load_policy
+    from srbench.report import write_reports
+    from srbench.report.cards import write_cards
+    from srbench.report.history import stored_runs
+    from srbench.store import read_run
+
     chosen = [read_run(path) for path in paths]
     newest = {run.head.profile: run for run in chosen}
     past = [old for run in newest.values() for old in stored_runs(root, run, note)]
     pages = write_reports(chosen, out, history_of=past, policy=load_policy(None), results=root)
     for page in pages.values():
         typer.echo(str(page))
+    if len(pages) > 1:
+        typer.echo(str(write_cards(chosen, out)))
+
+
+def _write_fleet(paths: list[Path], out: Path) -> None:
+    """The combined report alone, one run in memory at a time; a damaged file is left out, named."""
+    from srbench.report.cards import digest_run, write_cards
+    from srbench.store import read_run
+
+    found, left_out = [], []
+    for path in paths:
+        try:
+            found.append(digest_run(read_run(path)))
+        except UsageError as error:
+            left_out.append(f"left out: {error}")
+            note(f"report: {left_out[-1]}")
+    if not found:
+        raise UsageError(f"no run is left to report; {left_out[-1]}")
+    typer.echo(str(write_cards(found, out, left_out)))
 
 
 def gate(
@@ -117,11 +168,11 @@ def list_(results: Results = None) -> None:
     """List the promoted baselines: profile, name, run, start, cases."""
     from srbench.baselines import list_baselines
     from srbench.report.tables import plain_table
-    from srbench.store import read_run
+    from srbench.store import read_head
 
     rows = []
     for each in list_baselines(_root(results)):
-        head = read_run(each.path).head
+        head = read_head(each.path)
         rows.append([each.profile, each.name, head.run_id, head.started_at, " ".join(head.cases)])
     if rows:
         typer.echo(plain_table(["profile", "name", "run", "started", "cases"], rows, left=5))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from srbench.cli.conduct import how_it_ended
+from srbench.cli.executor import Address, Executor, go_on_on_ray, on_ray
+from srbench.cli.finishing import Concluded, leave, leave_all
 from srbench.cli.measure import (
     Cases,
     Gpu,
@@ -22,13 +24,19 @@ from srbench.cli.measure import (
     Sets,
     Timeout,
     Weights,
+    begun_brief,
     refuse_changes,
 )
 
 if TYPE_CHECKING:
+    from srbench.brief import Brief
     from srbench.config import Settings
     from srbench.errors import ExitCode
-    from srbench.preparation import Preparation
+    from srbench.executors.leader import Led
+    from srbench.executors.messages import Prepare
+    from srbench.ladder.preparing import Ascent
+    from srbench.plan import Plan
+    from srbench.profiles import Profile
     from srbench.records import Run
 
 DEFAULT_PIPELINE = "s3diff-optimized"
@@ -75,6 +83,8 @@ def ladder(
     sets: Sets = None,
     out: Out = None,
     resume: Resume = None,
+    executor: Executor = None,
+    address: Address = None,
     timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
@@ -84,32 +94,59 @@ def ladder(
     after the other. Its forecast is printed first; --resume goes on with one broken off.
     """
     from srbench.config import load_settings
+    from srbench.ladder.preparing import PURPOSE, Ascent
 
     fixed = {"gpu": gpu, "cases": cases, "precision": precision, "blocks": blocks}
     fixed |= {"pairs": pairs, "seed": seed, "options": sets}
     free = {"weights": weights, "inputs": inputs, "out": out, "timeout": timeout}
+    free |= {"executor": executor, "address": address}
     if resume is not None:
         refuse_changes(fixed)
         given = None if baseline is None else "given"
         refuse_changes({"pipeline": pipeline, "rungs": rungs, "baseline": given})
         settings = load_settings(free)
+        if on_ray(settings, address):
+            led = go_on_on_ray(resume, settings, PURPOSE, begun_brief(settings))
+            leave_all(led, settings, _conclude, as_json=as_json)
         done, path = _go_on(resume, settings)
     else:
         settings = load_settings({**fixed, **free})
-        done, path = _begin(settings, pipeline or DEFAULT_PIPELINE, rungs, baseline is not False)
-    _finish(done, path, settings, as_json=as_json)
+        ascent = Ascent(
+            pipeline=pipeline or DEFAULT_PIPELINE,
+            rungs=_names(rungs),
+            baseline=baseline is not False,
+        )
+        if on_ray(settings, address):
+            leave_all(_begin_on_ray(settings, ascent), settings, _conclude, as_json=as_json)
+        done, path = _begin(settings, ascent)
+    leave(_conclude(done, path, settings), as_json=as_json)
 
 
-def _begin(
-    settings: Settings, pipeline: str, rungs: list[str] | None, baseline: bool
-) -> tuple[Run, Path]:
+def _begin(settings: Settings, ascent: Ascent) -> tuple[Run, Path]:
     from srbench.cli.conduct import measure, note
-    from srbench.ladder.preparing import Ascent, prepare_ladder
+    from srbench.ladder.preparing import brief_ladder
+    from srbench.preparation import measured_device, prepare
 
-    ascent = Ascent(pipeline=pipeline, rungs=_names(rungs), baseline=baseline)
-    preparation = prepare_ladder(settings, ascent, note)
-    note(_forecast(preparation, settings))
+    profile, _ = measured_device(settings.gpu)
+    brief = brief_ladder(settings, ascent, profile)
+    preparation = prepare(brief, note)
+    note(_forecast(brief, settings))
     return measure(preparation, settings.out)
+
+
+def _begin_on_ray(settings: Settings, ascent: Ascent) -> list[Led]:
+    from srbench.cli.conduct import note
+    from srbench.cli.executor import measure_on_ray, shipped
+    from srbench.ladder.preparing import brief_ladder
+    from srbench.preparation import prepare
+    from srbench.profiles import load_profile
+
+    def plan(name: str) -> tuple[Profile, Plan, Prepare]:
+        brief = brief_ladder(shipped(settings), ascent, load_profile(name))
+        note(f"{name}: {_forecast(brief, settings)}")
+        return brief.profile, brief.plan, partial(prepare, brief)
+
+    return measure_on_ray(settings, settings.gpu, plan)
 
 
 def _names(texts: list[str] | None) -> tuple[str, ...] | None:
@@ -118,11 +155,11 @@ def _names(texts: list[str] | None) -> tuple[str, ...] | None:
     return tuple(name for text in texts for part in text.split(",") if (name := part.strip()))
 
 
-def _forecast(preparation: Preparation, settings: Settings) -> str:
+def _forecast(brief: Brief, settings: Settings) -> str:
     from srbench.ladder.preparing import expected
 
-    plan = preparation.job.plan
-    time = expected(preparation, settings.out)
+    plan = brief.plan
+    time = expected(brief, settings.out)
     known = "unknown" if time.seconds is None else f"about {time.seconds / 60:.1f} minutes"
     return (
         f"{len(plan.arms)} arms x {len(plan.cases)} cases x {plan.blocks} blocks x {plan.pairs} "
@@ -134,7 +171,7 @@ def _go_on(name: str, settings: Settings) -> tuple[Run, Path]:
     from srbench.cli.conduct import NEWEST, go_on, note, unfinished
     from srbench.errors import UsageError
     from srbench.ladder.preparing import PURPOSE
-    from srbench.preparation import prepare_resume
+    from srbench.resuming import prepare_resume
     from srbench.store import list_runs
 
     if name == NEWEST and not list_runs(settings.out):
@@ -143,8 +180,8 @@ def _go_on(name: str, settings: Settings) -> tuple[Run, Path]:
     return go_on(path, begun, prepare_resume(begun.head, settings, note)), path
 
 
-def _finish(done: Run, path: Path, settings: Settings, *, as_json: bool) -> None:
-    """Print the ladder, write its report and leave with the run's exit code."""
+def _conclude(done: Run, path: Path, settings: Settings) -> Concluded:
+    """The ladder of a run and its page, which is written."""
     from srbench.preparation import report_folder
     from srbench.report import write_report
     from srbench.report.ladder import ladder_cases
@@ -152,16 +189,12 @@ def _finish(done: Run, path: Path, settings: Settings, *, as_json: bool) -> None
     from srbench.report.model import build_model
 
     code, line = how_it_ended(done, path)
-    page = write_report([done], report_folder(settings.out)) if done.finished_blocks else None
-    if as_json:
-        typer.echo(json.dumps(_document(done, path, page, code)))
-    elif page is not None:
-        typer.echo(ladder_text(ladder_cases(done), build_model(done).label))
-        typer.echo(f"results: {path}")
-        typer.echo(f"report: {page}")
-    if line:
-        typer.echo(f"srbench: {line}", err=True)
-    raise typer.Exit(code)
+    page, text = None, ""
+    if done.finished_blocks:
+        page = write_report([done], report_folder(settings.out))
+        ladder = ladder_text(ladder_cases(done), build_model(done).label)
+        text = f"{ladder}\nresults: {path}\nreport: {page}"
+    return Concluded(code, line, _document(done, path, page, code), text)
 
 
 def _document(done: Run, path: Path, page: Path | None, code: ExitCode) -> dict[str, object]:

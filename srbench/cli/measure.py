@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
 
 from srbench.cli.conduct import NEWEST
+from srbench.cli.executor import Address, Executor, on_ray
+from srbench.cli.finishing import conclude_run, leave, leave_all
 from srbench.cli.looks import Against, PolicyFile, UntilDecided, looking_by_gate, planned_looks
-from srbench.errors import ExitCode, UsageError
+from srbench.errors import UsageError
 
 if TYPE_CHECKING:
     from srbench.config import Settings
-    from srbench.records import Run
+    from srbench.executors.leader import Led
+    from srbench.executors.messages import Prepare
+    from srbench.plan import Plan
+    from srbench.profiles import Profile
+    from srbench.records import Run, RunRecord
+    from srbench.running import Looking
 
 META = "meta"
 _LISTS = ("--cases", "--pipelines", "--rungs")
@@ -53,8 +61,8 @@ class ListCommand(TyperCommand):
 Gpu = Annotated[
     str | None,
     typer.Option(
-        help="auto, cpu, a profile (a10, l20, h100, h200), or meta to count the work only "
-        "[default: auto]"
+        help="auto, cpu, a profile (a10, l20, h100, h200), several with --executor ray, or meta "
+        "to count the work only [default: auto]"
     ),
 ]
 Cases = Annotated[
@@ -67,7 +75,7 @@ Cases = Annotated[
 Pipelines = Annotated[
     list[str] | None,
     typer.Option(
-        help="Names or module:attribute, the baseline first "
+        help="Names, module:attribute or [LABEL=]cmd:COMMAND, the baseline first "
         "[default: s3diff-baseline,s3diff-optimized]"
     ),
 ]
@@ -133,6 +141,8 @@ def run(
             "[default: interleaved where both fit on the device]"
         ),
     ] = None,
+    executor: Executor = None,
+    address: Address = None,
     timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
@@ -152,6 +162,7 @@ def run(
         "pairing": pairing,
     }
     free = {"weights": weights, "inputs": inputs, "out": out, "timeout": timeout}
+    free |= {"executor": executor, "address": address}
     if resume is not None:
         refuse_changes({**fixed, "until_decided": until_decided, "against": against})
     settings = load_settings({**fixed, **free})
@@ -159,15 +170,25 @@ def run(
         apart = ("gpu", "cases", "pipelines", "options")
         measuring = {key: value for key, value in fixed.items() if key not in apart}
         asked = {"until_decided": until_decided, "against": against, "policy": policy}
-        refuse({**measuring, **asked}, "nothing is measured with --gpu meta; leave it out")
+        there = {"executor": executor, "address": address}
+        refuse({**measuring, **asked, **there}, "nothing is measured with --gpu meta; leave it out")
         _count(settings, as_json=as_json)
         return
+    remote = on_ray(settings, address)
     if resume is not None:
+        if remote:
+            _leave(_go_on_on_ray(resume, settings, policy), settings, as_json=as_json)
         done, path = _go_on(resume, settings, policy)
     else:
         looks = planned_looks(settings.blocks, against, policy, until_decided=until_decided)
+        if remote:
+            _leave(_begin_on_ray(settings, looks, against, policy), settings, as_json=as_json)
         done, path = _begin(settings, looks, against, policy)
-    finish(done, path, settings, as_json=as_json)
+    leave(conclude_run(done, path, settings), as_json=as_json)
+
+
+def _leave(led: list[Led], settings: Settings, *, as_json: bool) -> NoReturn:
+    leave_all(led, settings, conclude_run, as_json=as_json, cards=True)
 
 
 def refuse_changes(fixed: dict[str, Any]) -> None:
@@ -197,12 +218,54 @@ def _begin(
 
 def _go_on(name: str, settings: Settings, policy: Path | None) -> tuple[Run, Path]:
     from srbench.cli.conduct import go_on, note, unfinished
-    from srbench.preparation import prepare_resume
+    from srbench.resuming import prepare_resume
 
     begun, path = unfinished(name, settings.out, "run")
     head = begun.head
     looking = looking_by_gate(head.looks, head.against, policy, settings.out, head.profile)
     return go_on(path, begun, prepare_resume(head, settings, note), looking), path
+
+
+def _begin_on_ray(
+    settings: Settings, looks: list[int], against: str | None, policy: Path | None
+) -> list[Led]:
+    from srbench.cli.executor import measure_on_ray, shipped
+    from srbench.preparation import brief_run, prepare
+    from srbench.profiles import load_profile
+
+    def plan(name: str) -> tuple[Profile, Plan, Prepare]:
+        profile = load_profile(name)
+        brief = brief_run(shipped(settings), profile, looks=looks, against=against)
+        return profile, brief.plan, partial(prepare, brief)
+
+    def looking(profile: str) -> Looking:
+        return looking_by_gate(looks, against, policy, settings.out, profile)
+
+    return measure_on_ray(settings, settings.gpu, plan, looking)
+
+
+def _go_on_on_ray(name: str, settings: Settings, policy: Path | None) -> list[Led]:
+    from srbench.cli.executor import go_on_on_ray
+
+    def looking(head: RunRecord) -> Looking:
+        return looking_by_gate(head.looks, head.against, policy, settings.out, head.profile)
+
+    return go_on_on_ray(name, settings, "run", begun_brief(settings), looking)
+
+
+def begun_brief(settings: Settings) -> Callable[[RunRecord], tuple[Profile, Plan, Prepare]]:
+    """From the head of a run, what is measured on a cluster and how it is made ready there."""
+    from srbench.cli.executor import shipped
+    from srbench.preparation import prepare
+    from srbench.profiles import load_profile
+    from srbench.resuming import brief_resume
+
+    def plan(head: RunRecord) -> tuple[Profile, Plan, Prepare]:
+        profile = load_profile(head.profile)
+        brief = brief_resume(head, shipped(settings), profile)
+        return profile, brief.plan, partial(prepare, brief)
+
+    return plan
 
 
 def _count(settings: Settings, *, as_json: bool) -> None:
@@ -217,49 +280,3 @@ def _count(settings: Settings, *, as_json: bool) -> None:
     else:
         typer.echo(counter_table(run))
         typer.echo(f"results: {path}")
-
-
-def finish(done: Run, path: Path, settings: Settings, *, as_json: bool) -> None:
-    """Print a measured run, write its report and leave with its exit code."""
-    from srbench.cli.conduct import how_it_ended, note
-    from srbench.preparation import report_folder
-    from srbench.report import write_report
-    from srbench.report.history import stored_runs
-    from srbench.report.tables import console_table
-
-    code, line = how_it_ended(done, path)
-    page = None
-    if done.finished_blocks:
-        past = stored_runs(settings.out, done, note)
-        page = write_report(
-            [done], report_folder(settings.out), history_of=past, results=settings.out
-        )
-    if as_json:
-        typer.echo(json.dumps(_document(done, path, page, code)))
-    elif page is not None:
-        typer.echo(console_table(done))
-        typer.echo(f"results: {path}")
-        typer.echo(f"report: {page}")
-    if line:
-        typer.echo(f"srbench: {line}", err=True)
-    raise typer.Exit(code)
-
-
-def _document(done: Run, path: Path, page: Path | None, code: ExitCode) -> dict[str, Any]:
-    """A run as one JSON object: its head and what the report derives from it, without pictures."""
-    from srbench.report.model import build_model
-
-    comparisons = [asdict(comparison) for comparison in build_model(done).comparisons]
-    for comparison in comparisons:
-        for row in comparison["rows"]:
-            if row["fidelity"]:
-                row["fidelity"].pop("crops")
-    return {
-        "run": done.head.run_id,
-        "results": str(path),
-        "report": None if page is None else str(page),
-        "exit_code": int(code),
-        "finished_blocks": sorted(done.finished_blocks),
-        "head": done.head.to_json(),
-        "comparisons": comparisons,
-    }

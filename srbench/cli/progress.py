@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,16 +26,23 @@ class Lines:
         self._cells = cells
         self._done = 0
         self._start = time.monotonic()
+        self._lock = threading.Lock()
 
-    def cell_done(self, cell: CellRecord) -> None:
-        """Print it."""
-        self._done += 1
+    def cell_done(self, cell: CellRecord, run: str = "") -> None:
+        """Print it, of one of several runs with that run's name."""
+        with self._lock:
+            self._done += 1
+            done = self._done
         elapsed_s = time.monotonic() - self._start
-        left_s = elapsed_s / self._done * max(0, self._cells - self._done)
+        left_s = elapsed_s / done * max(0, self._cells - done)
         self.note(
-            f"[{self._done}/{self._cells}] block {cell.block} {cell.case} {cell.pipeline}: "
+            f"[{done}/{self._cells}] {run}block {cell.block} {cell.case} {cell.pipeline}: "
             f"{describe(cell)}, {elapsed_s:.0f} s elapsed, about {left_s:.0f} s left"
         )
+
+    def of_run(self, name: str) -> OneRun:
+        """The observer of one of several runs."""
+        return OneRun(self, name)
 
     def note(self, text: str) -> None:
         """Print a line of its own."""
@@ -50,17 +58,34 @@ class Bar(Lines):
         self._progress = progress
         self._task = progress.add_task("starting workers", total=cells)
 
-    def cell_done(self, cell: CellRecord) -> None:
+    def cell_done(self, cell: CellRecord, run: str = "") -> None:
         """Advance."""
         self._progress.update(
             self._task,
             advance=1,
-            description=f"block {cell.block} {cell.case} {cell.pipeline} {describe(cell)}",
+            description=f"{run}block {cell.block} {cell.case} {cell.pipeline} {describe(cell)}",
         )
 
     def note(self, text: str) -> None:
         """Print above the bar."""
         self._progress.console.print(text, markup=False, highlight=False)
+
+
+class OneRun:
+    """One of several runs that go on at once: every line begins with its name."""
+
+    def __init__(self, lines: Lines, name: str) -> None:
+        """On the display of all of them."""
+        self._lines = lines
+        self._name = name
+
+    def cell_done(self, cell: CellRecord) -> None:
+        """Print it, or advance."""
+        self._lines.cell_done(cell, f"{self._name} ")
+
+    def note(self, text: str) -> None:
+        """Print a line of its own."""
+        self._lines.note(f"{self._name}: {text}")
 
 
 def describe(cell: CellRecord) -> str:

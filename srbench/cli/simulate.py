@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from srbench.cli.executor import Address, Executor, on_ray
+from srbench.cli.finishing import conclude_run, leave, leave_all
 from srbench.cli.looks import Against, PolicyFile, UntilDecided, looking_by_gate, planned_looks
 from srbench.cli.measure import (
     Json,
@@ -15,7 +18,7 @@ from srbench.cli.measure import (
     Pairs,
     Resume,
     Timeout,
-    finish,
+    refuse,
     refuse_changes,
 )
 from srbench.errors import UsageError, did_you_mean
@@ -23,7 +26,13 @@ from srbench.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from srbench.cases import Case
     from srbench.config import Settings
-    from srbench.records import Run
+    from srbench.executors.leader import Led
+    from srbench.executors.messages import Prepare
+    from srbench.plan import Plan
+    from srbench.profiles import Profile
+    from srbench.records import Run, RunRecord
+    from srbench.running import Looking
+    from srbench.simulation.preparing import Design
 
 NOISES = ("quiet", "typical", "noisy")
 
@@ -66,6 +75,15 @@ def simulate(
     pace: Annotated[
         float, typer.Option(help="Real milliseconds that an image takes at least.", min=0)
     ] = 0.0,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="With --executor ray: kinds of cards on whose machines it is simulated "
+            "[default: any machine]"
+        ),
+    ] = None,
+    executor: Executor = None,
+    address: Address = None,
     timeout: Timeout = None,
     out: Out = None,
     resume: Resume = None,
@@ -73,46 +91,88 @@ def simulate(
 ) -> None:
     """Run a seeded fake device through the whole path; nothing is measured, every table says so."""
     from srbench.config import load_settings
+    from srbench.simulation.preparing import make_design
 
     plan = {"cases": cases, "blocks": blocks, "pairs": pairs, "seed": seed}
     device = {"noise": noise, "speedup": speedup, "plant": plant}
-    free = {"out": out, "timeout": timeout}
+    free = {"out": out, "timeout": timeout, "executor": executor, "address": address}
     if resume is not None:
         sequential = {"until_decided": until_decided, "against": against}
-        refuse_changes({**plan, **device, **sequential, "same_pipeline": same_pipeline})
+        refuse_changes({**plan, **device, **sequential, "same_pipeline": same_pipeline, "gpu": gpu})
         settings = load_settings(free)
+        if on_ray(settings, address):
+            led = _go_on_on_ray(resume, settings, pace, policy)
+            leave_all(led, settings, conclude_run, as_json=as_json, cards=True)
         done, path = _go_on(resume, settings, pace, policy)
     else:
         settings = load_settings({**plan, **free})
         looks = planned_looks(settings.blocks, against, policy, until_decided=until_decided)
-        arms = {
-            "noise": _noise(noise or "typical"),
-            "speedup": _speedup(speedup, same_pipeline=same_pipeline),
-            "plants": plant or [],
-            "looks": looks,
-            "against": against,
-        }
-        done, path = _begin(settings, arms, pace, policy)
-    finish(done, path, settings, as_json=as_json)
+        design = make_design(
+            _cases(settings),
+            noise=_noise(noise or "typical"),
+            speedup=_speedup(speedup, same_pipeline=same_pipeline),
+            plants=plant or [],
+            seed=settings.seed,
+            blocks=settings.blocks,
+            pairs=settings.pairs,
+            looks=looks,
+            against=against,
+        )
+        if on_ray(settings, address):
+            led = _begin_on_ray(settings, design, gpu, pace, policy)
+            leave_all(led, settings, conclude_run, as_json=as_json, cards=True)
+        refuse({"gpu": gpu}, "goes with --executor ray; a simulated device is none of this machine")
+        done, path = _begin(settings, design, pace, policy)
+    leave(conclude_run(done, path, settings), as_json=as_json)
 
 
 def _begin(
-    settings: Settings, arms: dict[str, Any], pace: float, policy: Path | None
+    settings: Settings, design: Design, pace: float, policy: Path | None
 ) -> tuple[Run, Path]:
     from srbench.cli.conduct import measure
-    from srbench.simulation.preparing import make_design, prepare_simulation
+    from srbench.simulation.preparing import prepare_simulation
 
-    design = make_design(
-        _cases(settings),
-        **arms,
-        seed=settings.seed,
-        blocks=settings.blocks,
-        pairs=settings.pairs,
-    )
     preparation = prepare_simulation(design, settings.out, timeout_s=settings.timeout, pace_ms=pace)
-    profile = preparation.profile.name
-    looking = looking_by_gate(arms["looks"], arms["against"], policy, settings.out, profile)
+    looks, profile = design.plan.looks, preparation.profile.name
+    looking = looking_by_gate(looks, design.against, policy, settings.out, profile)
     return measure(preparation, settings.out, looking)
+
+
+def _begin_on_ray(
+    settings: Settings, design: Design, gpu: str | None, pace: float, policy: Path | None
+) -> list[Led]:
+    from srbench.cli.executor import measure_on_ray
+    from srbench.executors.nodes import simulated_card
+    from srbench.profiles import load_profile
+    from srbench.simulation.preparing import simulated
+    from srbench.simulation.scenario import DEVICE
+
+    def plan(name: str) -> tuple[Profile, Plan, Prepare]:
+        profile = load_profile(DEVICE) if name == DEVICE else simulated_card(name)
+        prepare = partial(simulated, design, profile, settings.timeout, pace)
+        return profile, design.plan, prepare
+
+    def looking(profile: str) -> Looking:
+        looks = design.plan.looks
+        return looking_by_gate(looks, design.against, policy, settings.out, profile)
+
+    return measure_on_ray(settings, gpu or DEVICE, plan, looking)
+
+
+def _go_on_on_ray(name: str, settings: Settings, pace: float, policy: Path | None) -> list[Led]:
+    from srbench.cli.executor import go_on_on_ray
+    from srbench.profiles import profile_or_bare
+    from srbench.simulation.preparing import PURPOSE, design_of, simulated
+
+    def plan(head: RunRecord) -> tuple[Profile, Plan, Prepare]:
+        design, profile = design_of(head), profile_or_bare(head.profile)
+        prepare = partial(simulated, design, profile, settings.timeout, pace)
+        return profile, design.plan, prepare
+
+    def looking(head: RunRecord) -> Looking:
+        return looking_by_gate(head.looks, head.against, policy, settings.out, head.profile)
+
+    return go_on_on_ray(name, settings, PURPOSE, plan, looking)
 
 
 def _go_on(name: str, settings: Settings, pace: float, policy: Path | None) -> tuple[Run, Path]:

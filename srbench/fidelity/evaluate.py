@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from srbench.fidelity.compare import as_tensor
 from srbench.fidelity.desk import Desk
 from srbench.fidelity.journal import Journal, key_of
-from srbench.fidelity.measures import OWN, Diversity, lr_psnr, own_version, skimage_ssim
 from srbench.fidelity.metrics import METRICS
 from srbench.fidelity.plan import Plan, Skipped
 from srbench.fidelity.providers import Measurement, Provider, open_provider
+from srbench.fidelity.sheets import Sheet, Slot, measure, version_of
 
 PAIRING = "by stem; the published program pairs by sorted position"
 
@@ -96,7 +94,7 @@ class Bench:
 
     Attributes:
         library: For the metrics that srbench does not compute itself.
-        device: Where networks of metrics run.
+        device: Where networks of metrics of single pictures run.
         journal: Keeps every value; None keeps nothing.
     """
 
@@ -116,8 +114,16 @@ def open_bench(
     return Bench(open_provider(provider, device), device, journal)
 
 
+Measurers = Callable[[Iterator[Sheet]], Iterator[tuple[int, Iterator[Measurement]]]]
+"""Who measures: for every sheet, the number of its picture and a value a slot, each sequence of
+them taken before the next."""
+
+
 def evaluate(
-    plan: Plan, bench: Bench | None = None, done: Callable[[Scores], None] | None = None
+    plan: Plan,
+    bench: Bench | None = None,
+    done: Callable[[Scores], None] | None = None,
+    measurers: Measurers | None = None,
 ) -> Evaluation:
     """Measure every picture of a plan; what the journal knows is not measured again.
 
@@ -125,31 +131,94 @@ def evaluate(
         plan: From `make_plan`.
         bench: What to measure with; None is pyiqa on the CPU.
         done: Told of each picture.
+        measurers: Who measures single pictures; None is this process, one after another.
     """
     bench = bench or open_bench()
-    each = [metric for metric in plan.metrics if not METRICS[metric].of_folders]
     desks = [Desk(job) for job in plan.jobs]
-    providers: dict[str, str] = {}
-    images = []
-    for desk in desks:
-        scores = Scores(desk.job.item.samples[0].name)
-        for metric in each:
-            _enter(scores, metric, _measure(desk, metric, bench), providers)
-        desk.clear()
-        images.append(scores)
+    papers = _Papers(plan, bench, desks)
+    images: dict[int, tuple[Scores, dict[str, str]]] = {}
+    for number, found in (measurers or papers.measure_here)(papers.sheets()):
+        images[number] = papers.fill(number, found)
         if done is not None:
-            done(scores)
+            done(images[number][0])
+    in_order = [images[number] for number in range(len(desks))]
+    told = {metric: who for _, providers in in_order for metric, who in providers.items()}
     folders = Scores("")
     for metric in (metric for metric in plan.metrics if METRICS[metric].of_folders):
-        _enter(folders, metric, [_measure_folders(desks, metric, bench)], providers)
+        _enter(folders, metric, [_measure_folders(desks, metric, bench)], told)
     return Evaluation(
-        images=images,
+        images=[scores for scores, _ in in_order],
         folders=folders,
-        providers=providers,
+        providers=told,
         samples=len(plan.jobs[0].item.samples),
         cropped=sum(job.cropped for job in plan.jobs),
         skipped=plan.skipped,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Papers:
+    """What is known of every picture, filled in as values come."""
+
+    plan: Plan
+    bench: Bench
+    desks: list[Desk]
+    known: dict[int, dict[Slot, Measurement | str | None]] = field(default_factory=dict)
+    """Of pictures that are being measured: a value, or the key that it will have."""
+
+    def sheets(self) -> Iterator[Sheet]:
+        """What is missing, picture by picture, as it is then."""
+        for number, desk in enumerate(self.desks):
+            slots = self.known[number] = {
+                slot: self._recall(desk, slot) for slot in self._slots(desk)
+            }
+            missing = (slot for slot, found in slots.items() if not isinstance(found, Measurement))
+            yield Sheet(number, desk.job, tuple(missing))
+
+    def measure_here(self, sheets: Iterator[Sheet]) -> Iterator[tuple[int, Iterator[Measurement]]]:
+        """In this process."""
+        for sheet in sheets:
+            desk = self.desks[sheet.number]
+            yield sheet.number, (measure(desk, slot, self.bench.library) for slot in sheet.slots)
+            desk.clear()
+
+    def fill(self, number: int, found: Iterator[Measurement]) -> tuple[Scores, dict[str, str]]:
+        """The scores of a picture and who computed them, from what was not known of it."""
+        slots = self.known.pop(number)
+        samples = self.desks[number].job.item.samples
+        by_metric: dict[str, list[Measurement]] = {}
+        for slot, known in slots.items():
+            if not isinstance(known, Measurement):
+                name = samples[slot.sample or 0].name
+                known = self._keep(known, name, slot.metric, next(found))
+            by_metric.setdefault(slot.metric, []).append(known)
+        scores = Scores(samples[0].name)
+        providers: dict[str, str] = {}
+        for metric, measurements in by_metric.items():
+            _enter(scores, metric, measurements, providers)
+        return scores, providers
+
+    def _slots(self, desk: Desk) -> Iterator[Slot]:
+        """One a sample; diversity is one of all."""
+        for metric in self.plan.metrics:
+            if metric == "diversity":
+                yield Slot(metric, None)
+            elif not METRICS[metric].of_folders:
+                yield from (Slot(metric, index) for index in range(len(desk.job.item.samples)))
+
+    def _recall(self, desk: Desk, slot: Slot) -> Measurement | str | None:
+        journal = self.bench.journal
+        if journal is None:
+            return None
+        samples = desk.job.item.samples
+        wanted = samples if slot.sample is None else [samples[slot.sample]]
+        key = _key(self.bench, self.bench.device, slot.metric, [desk], wanted)
+        return journal.recall(key) or key
+
+    def _keep(self, key: str | None, name: str, metric: str, found: Measurement) -> Measurement:
+        if key is not None and self.bench.journal is not None:
+            self.bench.journal.enter(key, name, metric, found)
+        return found
 
 
 def _enter(
@@ -163,55 +232,28 @@ def _enter(
         providers[metric] = found[0].provider
 
 
-def _measure(desk: Desk, metric: str, bench: Bench) -> list[Measurement]:
-    """One measurement a sample; diversity is one of all."""
-    samples = desk.job.item.samples
-    if metric == "diversity":
-        return [_kept(bench, metric, [desk], samples, lambda: _diversity(desk))]
-    return [
-        _kept(bench, metric, [desk], [path], partial(_measure_one, desk, index, metric, bench))
-        for index, path in enumerate(samples)
-    ]
-
-
-def _measure_one(desk: Desk, index: int, metric: str, bench: Bench) -> Measurement:
-    match metric:
-        case "ssim_skimage":
-            return skimage_ssim(desk.sr(index), desk.hr)
-        case "lr_psnr":
-            return lr_psnr(desk.sr(index), desk.lr[0], desk.job.scale, desk.lr[1])
-    return bench.library.measure(metric, as_tensor(desk.sr(index)), desk.reference)
-
-
-def _diversity(desk: Desk) -> Measurement:
-    diversity = Diversity()
-    for index in range(len(desk.job.item.samples)):
-        diversity.add(desk.sr(index))
-    return diversity.measure()
-
-
 def _measure_folders(desks: Sequence[Desk], metric: str, bench: Bench) -> Measurement:
     samples = [path for desk in desks for path in desk.job.item.samples]
 
-    def measure() -> Measurement:
+    def measured() -> Measurement:
         ours = (picture for desk in desks for picture in desk.take_samples())
         theirs = (desk.take_hr() for desk in desks)
         return bench.library.measure_folders(metric, ours, theirs)
 
-    return _kept(bench, metric, desks, samples, measure)
-
-
-def _kept(
-    bench: Bench,
-    metric: str,
-    desks: Sequence[Desk],
-    samples: Sequence[Path],
-    measure: Callable[[], Measurement],
-) -> Measurement:
-    """What the journal knows, else measured and entered into it."""
     if bench.journal is None:
-        return measure()
-    version = own_version(metric) if metric in OWN else bench.library.describe(metric)
+        return measured()
+    key = _key(bench, bench.library.device, metric, desks, samples)
+    known = bench.journal.recall(key)
+    if known is None:
+        known = measured()
+        bench.journal.enter(key, samples[0].name, metric, known)
+    return known
+
+
+def _key(
+    bench: Bench, device: str, metric: str, desks: Sequence[Desk], samples: Sequence[Path]
+) -> str:
+    """By which the journal knows a value: what it is computed from, and by whom."""
     wanted = set(samples)
     jobs = [
         [
@@ -223,12 +265,7 @@ def _kept(
         ]
         for desk in desks
     ]
-    key = key_of(metric, version, bench.device, jobs)
-    known = bench.journal.recall(key)
-    if known is None:
-        known = measure()
-        bench.journal.enter(key, samples[0].name, metric, known)
-    return known
+    return key_of(metric, version_of(metric, bench.library), device, jobs)
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:

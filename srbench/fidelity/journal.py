@@ -63,12 +63,12 @@ class Journal:
         return self._known.get(key)
 
     def enter(self, key: str, file: str, metric: str, found: Measurement) -> None:
-        """Keep a value on the disk; what was not measured is not kept, it may be next time.
+        """Keep a value on the disk, once; what was not measured is not kept, it may be next time.
 
         Raises:
             InfrastructureError: The disk is full or gone.
         """
-        if found.value is None:
+        if found.value is None or key in self._known:
             return
         self._known[key] = found
         line = {"key": key, "file": file, "metric": metric, "value": found.value}

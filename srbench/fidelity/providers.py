@@ -50,6 +50,7 @@ class Provider(Protocol):
     """A library that measures pictures."""
 
     name: str
+    device: str
 
     def describe(self, metric: str) -> str:
         """Library, version and variant, as in records; nothing is loaded for it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -94,13 +95,37 @@ class Yardstick:
 def environment_of(run: Run, reference: Run) -> Environment:
     """Compare the machines and libraries of two runs field by field.
 
+    Where blocks of a run were measured on several machines of a kind, each of them counts.
+    """
+    found: list[Difference] = []
+    for ours in _machines(run):
+        for theirs in _machines(reference):
+            places = (run.head.profile, ours), (reference.head.profile, theirs)
+            found += [each for each in environment_between(*places) if each not in found]
+    return Environment(tuple(found))
+
+
+def _machines(run: Run) -> list[dict[str, Any]]:
+    """Fingerprints of a run's machines, each different one once."""
+    found: list[dict[str, Any]] = []
+    for facts in (run.head.fingerprint, *run.machines.values()):
+        if facts not in found:
+            found.append(facts)
+    return found
+
+
+def environment_between(
+    here: tuple[str, Mapping[str, Any]], there: tuple[str, Mapping[str, Any]]
+) -> list[Difference]:
+    """In what two machines and their libraries differ, each given by its profile and fingerprint.
+
     A fact that only one of the two recorded counts as a difference of patch level, that there is a
     GPU at all aside: unknown is not equal.
     """
-    ours, theirs = run.head.fingerprint, reference.head.fingerprint
+    (profile, ours), (their_profile, theirs) = here, there
     found: list[Difference] = []
     for what, a, b in (
-        ("profile", run.head.profile, reference.head.profile),
+        ("profile", profile, their_profile),
         ("GPU", ours.get("gpu_name"), theirs.get("gpu_name")),
     ):
         if a != b:
@@ -120,7 +145,7 @@ def environment_of(run: Run, reference: Run) -> Environment:
     for key in _PACKAGES:
         parts = 2 if key == "torch" else 0
         found += _difference(key, packages.get(key), their_packages.get(key), parts)
-    return Environment(tuple(found))
+    return found
 
 
 def require_comparable(run: Run, reference: Run, name: str) -> list[str]:

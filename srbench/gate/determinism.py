@@ -11,6 +11,7 @@ from srbench.gate.comparable import of_callables
 from srbench.gate.fidelity import find_record
 from srbench.gate.policy import Policy
 from srbench.records import CellRecord, FidelityRecord, Run
+from srbench.samples import values_of
 from srbench.stats.runs import baseline_arm, cells_of
 
 METRIC = "determinism"
@@ -193,8 +194,7 @@ def _only_the_judged_differs(run: Run, case: str, arm: str) -> bool:
 
 
 def _timed(cell: CellRecord) -> set[str]:
-    hashes = (sample.get("output_sha256") for sample in cell.samples)
-    return {str(digest) for digest in hashes if digest}
+    return {str(digest) for digest in values_of(cell.samples, "output_sha256") if digest}
 
 
 def _made(cell: CellRecord) -> set[str]:
@@ -216,10 +216,10 @@ def _processes(
 def _unhashed(run: Run, case: str, arm: str) -> int:
     """How many timed pictures nothing tells of."""
     return sum(
-        not sample.get("output_sha256")
+        not digest
         for cell in cells_of(run, case, arm)
         if cell.outcome == "ok"
-        for sample in cell.samples
+        for digest in values_of(cell.samples, "output_sha256")
     )
 
 

@@ -16,7 +16,7 @@ from srbench.gate.policy import Policy
 from srbench.gate.ratios import exponentiated, why_too_few
 from srbench.records import Run
 from srbench.stats.effects import Effect, one_sample, pooled_difference, welch_difference
-from srbench.stats.runs import GEOMEAN, cells_of, measured_ratios, with_geomean
+from srbench.stats.runs import GEOMEAN, cells_of, measured_ratios, times_ms, with_geomean
 from srbench.stats.sequential import Decision, Look, decide, look_against, look_for
 
 
@@ -125,8 +125,7 @@ def _log_times(run: Run, case: str, arm: str) -> list[float]:
         log(middle)
         for cell in cells_of(run, case, arm)
         if cell.outcome == "ok" and cell.samples
-        if (middle := median(float(sample["latency_ms"]) for sample in cell.samples)) > 0
-        and isfinite(middle)
+        if (middle := median(times_ms(cell))) > 0 and isfinite(middle)
     ]
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipelines.contract import Rung
 from srbench.armspec import parse_arm
+from srbench.brief import Brief
 from srbench.built_in import BUILT_IN
+from srbench.commands import is_command
 from srbench.config import Settings
 from srbench.errors import UsageError
 from srbench.forecast import Forecast, forecast
 from srbench.ladder.arms import LadderArm, climb
-from srbench.preparation import Preparation, prepare_run
+from srbench.preparation import brief_run
+from srbench.profiles import Profile
 from srbench.registry import light_options, load_pipeline, split_assignments
 from srbench.systems import common_system
 
@@ -49,7 +52,7 @@ def rungs_of(pipeline: str) -> tuple[Rung, ...]:
     Raises:
         UsageError: Unknown pipeline, or one without rungs.
     """
-    if "@" in pipeline or "=" in pipeline:
+    if not is_command(pipeline) and ("@" in pipeline or "=" in pipeline):
         raise UsageError(
             f"--pipeline {pipeline}: a ladder takes no label and no revision, its arms are the "
             "rungs of the code at hand"
@@ -63,18 +66,17 @@ def rungs_of(pipeline: str) -> tuple[Rung, ...]:
     return rungs
 
 
-def prepare_ladder(settings: Settings, ascent: Ascent, note: Callable[[str], None]) -> Preparation:
-    """Make a ladder ready to run: one arm after the other, since no card holds them all.
+def brief_ladder(settings: Settings, ascent: Ascent, profile: Profile) -> Brief:
+    """Plan a ladder: one arm after the other, since no card holds them all.
 
     Args:
         settings: Of the command; the first of its pipelines is the baseline.
         ascent: What is measured.
-        note: Told when something takes a while.
+        profile: Of the card to measure on.
 
     Raises:
         UsageError: A wrong name, rung, option, input or folder.
-        NotComparableError: The profile asked for is of another device.
-        PipelineError: No such weights, or options that do not go together.
+        PipelineError: Options that do not go together.
     """
     climbed = climb(rungs_of(ascent.pipeline), ascent.rungs)
     baseline = _baseline(settings, ascent.pipeline) if ascent.baseline else ()
@@ -82,24 +84,23 @@ def prepare_ladder(settings: Settings, ascent: Ascent, note: Callable[[str], Non
     switches = [
         f"{arm.name}.{key}={value}" for arm, values in climbed for key, value in values.items()
     ]
-    preparation = prepare_run(
+    brief = brief_run(
         replace(
             settings,
             pipelines=(*baseline, *(f"{arm.name}={ascent.pipeline}" for arm, _ in climbed)),
             options=(*settings.options, *switches),
             pairing="block",
         ),
-        note,
+        profile,
         purpose=PURPOSE,
     )
-    job = preparation.job
-    blocks, pairs = DESIGN[job.device]
-    plan = replace(job.plan, blocks=settings.blocks or blocks, pairs=settings.pairs or pairs)
-    predicted = {} if settings.options else _predicted(ascent.pipeline, preparation)
-    arms = [LadderArm(name=name, rung=False, title="baseline") for name in job.plan.arms[:1]]
+    blocks, pairs = DESIGN[profile.device]
+    plan = replace(brief.plan, blocks=settings.blocks or blocks, pairs=settings.pairs or pairs)
+    predicted = {} if settings.options else _predicted(ascent.pipeline, brief)
+    arms = [LadderArm(name=name, rung=False, title="baseline") for name in brief.plan.arms[:1]]
     arms = [*(arms if baseline else []), *(arm for arm, _ in climbed)]
-    described = tuple(_with_prediction(arm, predicted, job.plan.cases) for arm in arms)
-    return replace(preparation, job=replace(job, plan=plan, ladder=described))
+    described = tuple(_with_prediction(arm, predicted, brief.plan.cases) for arm in arms)
+    return replace(brief, plan=plan, ladder=described)
 
 
 def _baseline(settings: Settings, pipeline: str) -> tuple[str, ...]:
@@ -111,18 +112,17 @@ def _baseline(settings: Settings, pipeline: str) -> tuple[str, ...]:
     return settings.pipelines[:1]
 
 
-def expected(preparation: Preparation, results: Path) -> Forecast:
-    """How long a prepared ladder will take, see `srbench.forecast`."""
-    job = preparation.job
+def expected(brief: Brief, results: Path) -> Forecast:
+    """How long a ladder will take, see `srbench.forecast`."""
     predicted: dict[tuple[str, str], float] = {}
-    for case in job.plan.cases:
+    for case in brief.plan.cases:
         seconds: float | None = None
-        for arm in job.ladder:
+        for arm in brief.ladder:
             # A rung between two steps takes no longer than the one before.
             seconds = arm.predicted_s.get(case, seconds)
             if seconds is not None:
                 predicted[case, arm.name] = seconds
-    return forecast(job.plan, preparation.profile, results, predicted)
+    return forecast(brief.plan, brief.profile, results, predicted)
 
 
 def _with_ladders() -> list[str]:
@@ -147,13 +147,13 @@ def _refuse_switches(
                 raise UsageError(f"--set {key}: the ladder switches it by itself; leave it out")
 
 
-def _predicted(pipeline: str, preparation: Preparation) -> Seconds:
+def _predicted(pipeline: str, brief: Brief) -> Seconds:
     """What the pipeline predicts for this card; nothing for networks of another size."""
     predict = getattr(_options_of(pipeline), "predicted_seconds", None)
-    job = preparation.job
-    if predict is None or job.weights.kind == "mini":
+    small = brief.weights == "mini" or (brief.weights is None and brief.profile.device == "cpu")
+    if predict is None or small:
         return {}
-    seconds: Seconds = predict(preparation.profile.name, job.precision)
+    seconds: Seconds = predict(brief.profile.name, brief.precision)
     return seconds
 
 

@@ -26,6 +26,7 @@ STAGE_COLORS = {
     "modulate": "#000000",
     "vae_encode": "#56B4E9",
     "unet": "#E69F00",
+    "network": "#117733",
     "scheduler": "#5D3A9B",
     "vae_decode": "#0072B2",
     "color_fix": "#009E73",

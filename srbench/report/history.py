@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from math import exp, log
 from pathlib import Path
@@ -20,6 +20,9 @@ from srbench.store import SUFFIX, read_run
 
 MOST_RUNS = 200
 """Runs that a history goes back: months of nightly ones, still read and drawn in seconds."""
+
+MOST_BYTES = 512 * 2**20
+"""Of their files: half a million samples, some ten seconds of reading."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,15 @@ class Point:
     speedup: Speedup
     candidate_ms: float | None
     peak_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remembered:
+    """What a history keeps of a run: one point a case and arm, none of its samples."""
+
+    head: RunRecord
+    ended: bool
+    points: dict[tuple[str, str], Point]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,15 +114,19 @@ class History:
     series: list[Series]
 
 
-def history(runs: Iterable[Run], like: Run) -> History:
+def history(runs: Iterable[Run | Remembered], like: Run) -> History:
     """Follow every case of a run through the runs that measured the same.
 
     Args:
         runs: In any order; those that are not comparable, unfinished or `like` itself are ignored.
         like: The run whose history it is.
     """
-    past = {run.head.run_id: run for run in runs if run.ended and same_series(run.head, like.head)}
-    past[like.head.run_id] = like
+    past = {
+        run.head.run_id: run if isinstance(run, Remembered) else remember(run)
+        for run in runs
+        if run.ended and same_series(run.head, like.head)
+    }
+    past[like.head.run_id] = remember(like)
     by_time = sorted(past.values(), key=lambda run: (run.head.started_at, run.head.run_id))
     ordered = by_time[-MOST_RUNS:]
     found = [
@@ -121,30 +137,49 @@ def history(runs: Iterable[Run], like: Run) -> History:
     return History(runs=len(ordered), series=[each for each in found if each is not None])
 
 
+def remember(run: Run) -> Remembered:
+    """Derive the points of a run; afterwards the run itself may be forgotten."""
+    points = {
+        (case, arm): point
+        for arm in candidate_arms(run)
+        for case in run.head.cases
+        if (point := _point(run, case, arm)) is not None
+    }
+    return Remembered(head=run.head, ended=run.ended, points=points)
+
+
 def same_series(head: RunRecord, like: RunRecord) -> bool:
     """Whether a run measured the same on the same kind of machine; its commit may be another."""
     return _identity(head) == _identity(like)
 
 
-def stored_runs(root: Path, like: Run, warn: Callable[[str], None]) -> list[Run]:
+def stored_runs(root: Path, like: Run, warn: Callable[[str], None]) -> list[Remembered]:
     """Read the runs under a results folder that belong to the history of `like`, oldest first.
 
-    Only first lines are read of the others. A file that is damaged or being written is skipped.
+    Only first lines are read of the others. A file that is damaged or being written is skipped, and
+    so are older ones than fit into `MOST_RUNS` and `MOST_BYTES`.
 
     Args:
         root: Results folder.
         like: The run whose history it is.
-        warn: Told of every comparable file that could not be read.
+        warn: Told of every comparable file that could not be read, and of what was too much.
     """
     folder = root / like.head.profile
     paths = [path for path in sorted(folder.glob(f"*{SUFFIX}")) if _may_belong(path, like.head)]
-    runs = []
-    for path in paths[-MOST_RUNS:]:
+    runs: list[Remembered] = []
+    room = MOST_BYTES
+    newest = paths[-MOST_RUNS:][::-1]
+    for number, path in enumerate(newest):
         try:
-            runs.append(replace(read_run(path), fidelity=[]))
-        except UsageError as error:
+            room -= path.stat().st_size
+            if room < 0:
+                left = len(newest) - number
+                warn(f"history: {left} older runs, beyond {MOST_BYTES >> 20} MiB, are left out")
+                break
+            runs.append(remember(read_run(path)))
+        except (UsageError, OSError) as error:
             warn(f"history: {error}")
-    return runs
+    return runs[::-1]
 
 
 def _may_belong(path: Path, like: RunRecord) -> bool:
@@ -170,13 +205,13 @@ def _identity(head: RunRecord) -> tuple[object, ...]:
     )
 
 
-def _series(runs: list[Run], like: Run, case: str, arm: str) -> Series | None:
-    pixels = _pixels(like, case)
+def _series(runs: list[Remembered], like: Run, case: str, arm: str) -> Series | None:
+    pixels = _pixels(like.head, case)
     points = [
         point
         for run in runs
-        if case in run.head.cases and _pixels(run, case) == pixels
-        if (point := _point(run, case, arm)) is not None
+        if _pixels(run.head, case) == pixels
+        if (point := run.points.get((case, arm))) is not None
     ]
     if len(points) < 2:
         return None
@@ -189,8 +224,8 @@ def _series(runs: list[Run], like: Run, case: str, arm: str) -> Series | None:
     )
 
 
-def _pixels(run: Run, case: str) -> str | None:
-    return run.head.inputs.get(case, {}).get("sha256")
+def _pixels(head: RunRecord, case: str) -> str | None:
+    return head.inputs.get(case, {}).get("sha256")
 
 
 def _point(run: Run, case: str, arm: str) -> Point | None:

@@ -40,31 +40,31 @@ def render(
         parts += [
             f"{heading}# Ladder of {ladder.case}",
             _image(figures, f"ladder:{ladder.case}", "Seconds rung by rung, and their fidelity"),
-            _section(model, ladder_table(ladder, model.label)),
-            _section(model, ladder_stage_table(ladder, model.label)),
+            section(model.label, ladder_table(ladder, model.label)),
+            section(model.label, ladder_stage_table(ladder, model.label)),
         ]
     for comparison in model.comparisons:
         parts += [
             f"{heading}# {comparison.candidate} against {comparison.baseline}",
             _main_table(model, comparison),
-            _section(model, rival_table(model, comparison)),
+            section(model.label, rival_table(model, comparison)),
             _image(figures, f"latency:{comparison.candidate}", "Latency and speed-up by case"),
             f"{heading}## Where the time goes",
             _stage_table(model, comparison),
             _image(figures, f"stages:{comparison.candidate}", "Stages of each case and arm"),
             f"{heading}## Spread, preparation and work",
-            _section(model, spread_table(model, comparison)),
-            _section(model, resource_table(model, comparison)),
+            section(model.label, spread_table(model, comparison)),
+            section(model.label, resource_table(model, comparison)),
             _image(figures, f"crops:{comparison.candidate}", "Input, baseline, candidate, error"),
         ]
     if (share := limit_table(model)) is not None:
-        parts += [f"{heading}# Share of the physical limit", _section(model, share)]
+        parts += [f"{heading}# Share of the physical limit", section(model.label, share)]
     if (chosen := decision_table(model.run)) is not None:
-        parts += [f"{heading}# Choices", _section(model, chosen)]
+        parts += [f"{heading}# Choices", section(model.label, chosen)]
     if any(record.reference not in model.run.head.pipelines for record in model.run.fidelity):
         parts.append(f"{heading}# Likeness to other references")
-        parts.append(_section(model, fidelity_table(model.run)))
-    broken = [_section(model, found(model.run)) for found in (outcome_table, void_table)]
+        parts.append(section(model.label, fidelity_table(model.run)))
+    broken = [section(model.label, found(model.run)) for found in (outcome_table, void_table)]
     if any(broken):
         parts += [f"{heading}# What did not go well", *broken]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -83,20 +83,20 @@ def _verdict(model: ReportModel, judgement: Judgement | None, heading: str) -> s
     against = f", against {judgement.against}" if judgement.against else ""
     parts = [f"{heading}# Verdict: {judgement.word}{against}"]
     parts += [f"> {warning}" for warning in judgement.warnings]
-    parts.append(_section(model, open_checks(judgement)))
+    parts.append(section(model.label, open_checks(judgement)))
     passed = passed_checks(judgement)
     if passed is not None:
         count = f"{len(passed.rows)} of {len(judgement.checks)} checks passed"
-        shown = _section(model, passed)
+        shown = section(model.label, passed)
         parts.append(f"<details><summary>{count}</summary>\n\n{shown}\n\n</details>")
     return "\n\n".join(part for part in parts if part)
 
 
-def _section(model: ReportModel, shown: Table | None) -> str:
+def section(label: str, shown: Table | None) -> str:
     """A table of the HTML page as Markdown, its caption labelled like every other."""
     if shown is None or not shown.rows:
         return ""
-    label = "" if model.label in shown.caption else f"; {model.label}"
+    label = "" if label in shown.caption else f"; {label}"
     lines = [[cell.text for cell in row] for row in (*shown.rows, *shown.foot)]
     caption = f"*{_bold(shown.caption + label)}.*"
     notes = "\n".join(f"{note}  " for note in shown.notes)

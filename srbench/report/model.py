@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from statistics import median
 
 from pipelines.contract import STAGES
@@ -20,12 +21,12 @@ from srbench.stats.runs import (
     block_log_ratios,
     candidate_arms,
     cells_of,
-    geomean_log_ratios,
     latencies_ms,
+    stages_ms,
 )
-from srbench.stats.speedup import Speedup, speedup
+from srbench.stats.speedup import Speedup, geometric_mean_blocks, speedup
 from srbench.stats.summary import Summary, summarize
-from srbench.systems import S3DIFF, recorded_system
+from srbench.systems import S3DIFF, System, recorded_system
 
 _SIZE = re.compile(r"(\d+)x(\d+)x(\d+)")
 
@@ -97,6 +98,7 @@ class Comparison:
         roles: What columns call them: `baseline` and `optimized`, or of two revisions of one
             pipeline `base` and `head`, or of an A/A run `A` and `B`.
         rows: One a case.
+        ratios: Case -> block -> d.
         geomean: Over the cases that were measured.
         geomean_cases: How many those are.
         remarks: What nobody may overlook who reads the times.
@@ -106,6 +108,7 @@ class Comparison:
     candidate: str
     roles: tuple[str, str]
     rows: list[Row]
+    ratios: dict[str, dict[int, float]]
     geomean: Speedup | None
     geomean_cases: int
     remarks: tuple[str, ...] = ()
@@ -176,7 +179,13 @@ def build_model(run: Run, limits_ms: StoredLimits | None = None) -> ReportModel:
 
 def _is_s3diff(run: Run) -> bool:
     arm = baseline_arm(run)
-    return recorded_system(run.head.arms.get(arm, {}).get("pipeline", arm)) == S3DIFF
+    return _system(run.head.arms.get(arm, {}).get("pipeline", arm)) == S3DIFF
+
+
+@lru_cache(maxsize=256)
+def _system(pipeline: str) -> System:
+    """Looked up once: a fleet's thousand runs name the same few, and entry points are files."""
+    return recorded_system(pipeline)
 
 
 def _shown(run: Run) -> list[str]:
@@ -194,12 +203,13 @@ def block_count(run: Run) -> int:
 
 
 def _comparison(run: Run, candidate: str, profile: Profile) -> Comparison:
+    ratios = {case: block_log_ratios(run, case, candidate) for case in run.head.cases}
     rows = [
         Row(
             case=case,
             baseline=arm_cell(run, case, baseline_arm(run)),
             candidate=arm_cell(run, case, candidate),
-            speedup=speedup(list(block_log_ratios(run, case, candidate).values())),
+            speedup=speedup(list(ratios[case].values())),
             fidelity=record_of(run, case, candidate),
             published_original_s=profile.original_s.get(case),
             published_lyradiff_s=profile.lyradiff_s.get(case),
@@ -212,7 +222,8 @@ def _comparison(run: Run, candidate: str, profile: Profile) -> Comparison:
         candidate=candidate,
         roles=_roles(run, candidate),
         rows=rows,
-        geomean=speedup(geomean_log_ratios(run, measured, candidate)),
+        ratios=ratios,
+        geomean=speedup(geometric_mean_blocks([ratios[case] for case in measured])),
         geomean_cases=len(measured),
         remarks=_remarks(run, candidate),
     )
@@ -245,7 +256,7 @@ def arm_cell(run: Run, case: str, arm: str) -> ArmCell:
         reason=reason,
         latency=summarize(latencies_ms(run, case, arm)),
         peak_bytes=peak_bytes(run, case, arm),
-        stages_ms=_stages_ms([sample["stages_ms"] for cell in good for sample in cell.samples]),
+        stages_ms=_stages_ms(stages_ms(run, case, arm)),
         work=work_counters(run, case, arm),
         prepare_ms=_median(cell.prepare_ms for cell in good),
         first_ms=_median(cell.warmup_ms[0] for cell in good if cell.warmup_ms),
@@ -253,10 +264,10 @@ def arm_cell(run: Run, case: str, arm: str) -> ArmCell:
     )
 
 
-def _stages_ms(samples: list[dict[str, float]]) -> dict[str, float]:
-    seen = {name for sample in samples for name in sample}
-    order = [name for name in STAGES if name in seen] + sorted(seen - set(STAGES))
-    return {name: median(sample.get(name, 0.0) for sample in samples) for name in order}
+def _stages_ms(times: dict[str, list[float]]) -> dict[str, float]:
+    """Medians, in execution order."""
+    order = [name for name in STAGES if name in times] + sorted(times.keys() - set(STAGES))
+    return {name: median(times[name]) for name in order}
 
 
 def _median(values: Iterable[float | None]) -> float | None:

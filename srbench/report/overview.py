@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import log
 from statistics import median, stdev
-from typing import Any
 
 from srbench.records import Run
 from srbench.report.counters import counter_table
@@ -17,7 +17,7 @@ from srbench.report.ladder_text import ladder_text
 from srbench.report.model import build_model
 from srbench.report.tables import console_table, plain_table
 from srbench.report.text import significant
-from srbench.stats.runs import baseline_arm, block_log_ratios, candidate_arms, cells_of
+from srbench.stats.runs import baseline_arm, block_log_ratios, candidate_arms, cells_of, times_ms
 from srbench.stats.summary import mad
 
 _NORMAL_MAD = 1.4826
@@ -68,25 +68,35 @@ def overview_text(run: Run) -> str:
     return "\n\n".join(parts)
 
 
-def overview_json(run: Run) -> dict[str, Any]:
-    """The run and what is derived from it as JSON values, without pictures."""
-    return {
+def overview_json(run: Run, results: str) -> Iterator[str]:
+    """The run and what is derived from it as one JSON document without pictures, in pieces.
+
+    Args:
+        run: The run.
+        results: Where its file is.
+    """
+    document = {
+        "results": results,
         "ended": run.ended,
         "finished_blocks": sorted(run.finished_blocks),
         "head": run.head.to_json(),
         "overview": [asdict(each) for each in cell_overviews(run)],
         "voids": [void.to_json() for void in run.voids],
-        "cells": [cell.to_json() for cell in run.cells],
         "fidelity": [
             {key: value for key, value in record.to_json().items() if key != "crops"}
             for record in run.fidelity
         ],
     }
+    yield json.dumps(document, allow_nan=False).removesuffix("}")
+    yield ', "cells": ['
+    for number, cell in enumerate(run.cells):
+        yield (", " if number else "") + json.dumps(cell.to_json(), allow_nan=False)
+    yield "]}\n"
 
 
 def _cell(run: Run, case: str, arm: str) -> CellOverview:
     cells = cells_of(run, case, arm)
-    times = [[float(s["latency_ms"]) for s in cell.samples] for cell in cells if cell.samples]
+    times = [times_ms(cell) for cell in cells if cell.samples]
     firsts = [cell.warmup_ms[0] for cell in cells if cell.warmup_ms]
     inside = [_NORMAL_MAD * mad(block) / median(block) for block in times if len(block) > 1]
     ratios = block_log_ratios(run, case, arm) if arm in candidate_arms(run) else {}
@@ -118,6 +128,8 @@ def _facts(run: Run) -> list[str]:
     if head.looks:
         looks = ", ".join(map(str, head.looks))
         lines.append(f"looks after {looks} blocks against {head.against or baseline_arm(run)}")
+    if head.group is not None:
+        lines.append(f"group {head.group}, begun by one command; executor {head.executor}")
     lines.append(f"weights {head.weights.get('label')} {str(head.weights.get('digest'))[:12]}")
     for arm in head.pipelines:
         options = " ".join(f"{key}={value}" for key, value in head.options.get(arm, {}).items())

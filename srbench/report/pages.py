@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from srbench.errors import NotComparableError, UsageError
 from srbench.gate import Judgement, Policy, judge
 from srbench.records import Run
-from srbench.report.history import history
+from srbench.report.history import Remembered, history
 from srbench.report.model import Comparison, ReportModel, build_model
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def write_report(
     runs: list[Run],
     out: Path,
     *,
-    history_of: Sequence[Run] = (),
+    history_of: Sequence[Run | Remembered] = (),
     policy: Policy | None = None,
     results: Path | None = None,
 ) -> Path:
@@ -50,7 +50,7 @@ def write_reports(
     runs: list[Run],
     out: Path,
     *,
-    history_of: Sequence[Run] = (),
+    history_of: Sequence[Run | Remembered] = (),
     policy: Policy | None = None,
     results: Path | None = None,
 ) -> dict[str, Path]:
@@ -86,33 +86,37 @@ def _model(run: Run, results: Path | None) -> ReportModel:
 
 
 def _page(
-    profile: str, models: list[ReportModel], out: Path, known: list[Run], policy: Policy
+    profile: str,
+    models: list[ReportModel],
+    out: Path,
+    known: list[Run | Remembered],
+    policy: Policy,
 ) -> Path:
     from srbench.report.html import render_page
     from srbench.report.markdown import render
 
-    page = out / f"{_file_safe(profile)}.md"
+    page = out / f"{file_safe(profile)}.md"
     single = len(models) == 1
     sections = []
     for model in models:
         run = model.run
         judgement = _judgement(run, policy)
-        stem = _file_safe(profile if single else f"{profile}_{run.head.run_id}")
+        stem = file_safe(profile if single else f"{profile}_{run.head.run_id}")
         html = out / f"{stem}.html"
         figures = _figures(model, stem, out)
         document = render_page(
             model, judgement, history([] if run.head.ladder else known, run), _inline(figures, out)
         )
-        _write(html, document)
+        write_page(html, document)
         heading = "#" if single else "##"
         text = render(model, figures, heading, judgement)
         sections.append(f"{text}\nThe same with image sliders: [{html.name}]({html.name})\n")
     title = "" if single else f"# {models[0].profile.title}: {len(models)} runs\n\n"
-    _write(page, title + "\n".join(sections))
+    write_page(page, title + "\n".join(sections))
     return page
 
 
-def _write(path: Path, text: str) -> None:
+def write_page(path: Path, text: str) -> None:
     """UTF-8; the reason of a crashed worker may hold a surrogate that no UTF-8 can."""
     path.write_text(text, encoding="utf-8", errors="replace")
 
@@ -140,7 +144,7 @@ def _figures(model: ReportModel, stem: str, out: Path) -> dict[str, str]:
     names = _waterfalls(model, stem, out)
     for comparison in model.comparisons:
         several = len(model.comparisons) > 1
-        arm = f"_{_file_safe(comparison.candidate)}" if several else ""
+        arm = f"_{file_safe(comparison.candidate)}" if several else ""
         for kind, suffix, draw in kinds:
             if (figure := draw(model, comparison)) is not None:
                 name = f"{stem}{arm}_{kind}.{suffix}"
@@ -158,7 +162,7 @@ def _waterfalls(model: ReportModel, stem: str, out: Path) -> dict[str, str]:
     names = {}
     for ladder in ladder_cases(model.run):
         if (figure := waterfall_figure(ladder, model.label)) is not None:
-            name = f"{stem}_ladder_{_file_safe(ladder.case)}.svg"
+            name = f"{stem}_ladder_{file_safe(ladder.case)}.svg"
             save(figure, out / name)
             names[f"ladder:{ladder.case}"] = name
     return names
@@ -175,5 +179,6 @@ def _inline(figures: dict[str, str], out: Path) -> dict[str, str]:
     return uris
 
 
-def _file_safe(name: str) -> str:
+def file_safe(name: str) -> str:
+    """A name of the user's own as a part of a file's name."""
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)

@@ -17,10 +17,15 @@ def seconds(cell: ArmCell) -> str:
 
 def outcome(cell: ArmCell) -> str:
     """`OOM`, `crash: reason`, ...: what stands where a number cannot."""
-    word = _OUTCOMES.get(cell.outcome, cell.outcome)
+    word = outcome_word(cell.outcome)
     if cell.outcome == "ok":
         return "not measured"
     return word if cell.reason is None or word == "OOM" else f"{word}: {cell.reason}"
+
+
+def outcome_word(stored: str) -> str:
+    """`OOM`, `time-out`, `crash`: a stored outcome as people write it."""
+    return _OUTCOMES.get(stored, stored)
 
 
 def ratio(value: Speedup | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from srbench.inputs import case_input
 from srbench.nvml import Gpu
 from srbench.plan import Plan, make_plan
 from srbench.preparation import Preparation, report_folder
-from srbench.profiles import load_profile
+from srbench.profiles import Profile, load_profile
 from srbench.records import RunRecord
 from srbench.registry import parse_options
 from srbench.simulation.numbers import GIB
@@ -130,6 +130,25 @@ def prepare_simulation(
     profile = load_profile(DEVICE)
     check_writable(out / profile.name)
     check_writable(report_folder(out))
+    return simulated(design, profile, timeout_s, pace_ms)
+
+
+def simulated(
+    design: Design,
+    profile: Profile,
+    timeout_s: float,
+    pace_ms: float,
+    note: Callable[[str], None] = lambda _: None,
+) -> Preparation:
+    """The preparation of a design on the machine at hand.
+
+    Args:
+        design: What is simulated.
+        profile: Where results go.
+        timeout_s: Real time that one step of a worker may take.
+        pace_ms: Real time that an image takes at least.
+        note: As of `srbench.preparation.prepare`; nothing here takes a while.
+    """
     launch = Scenario.of(design.plan, pace_ms).launch()
     job = Job(
         plan=design.plan,

@@ -8,6 +8,7 @@ from statistics import median
 
 from srbench.errors import SrbenchError
 from srbench.records import CellRecord, Run
+from srbench.samples import fields_of, values_of
 from srbench.stats.speedup import geometric_mean_blocks, paired_log_ratio
 
 GEOMEAN = "geomean"
@@ -26,20 +27,33 @@ def candidate_arms(run: Run) -> list[str]:
 
 def cells_of(run: Run, case: str, pipeline: str) -> list[CellRecord]:
     """One record a block, in block order; of a block measured again the last record counts."""
-    last = {
-        cell.block: cell for cell in run.cells if cell.case == case and cell.pipeline == pipeline
-    }
-    return [last[block] for block in sorted(last)]
+    return list(run.cells_by_arm().get((case, pipeline), ()))
 
 
 def latencies_ms(run: Run, case: str, pipeline: str) -> list[float]:
     """All timed samples of the arm's cells that ended well, over all blocks."""
     return [
-        float(sample["latency_ms"])
+        time
         for cell in cells_of(run, case, pipeline)
         if cell.outcome == "ok"
-        for sample in cell.samples
+        for time in times_ms(cell)
     ]
+
+
+def times_ms(cell: CellRecord) -> list[float]:
+    """Time of each image of a cell, ms, in order of execution."""
+    return list(map(float, values_of(cell.samples, "latency_ms")))
+
+
+def stages_ms(run: Run, case: str, pipeline: str) -> dict[str, list[float]]:
+    """Stage -> time of each image of the arm's cells that ended well; 0 where an image lacks it."""
+    cells = [cell for cell in cells_of(run, case, pipeline) if cell.outcome == "ok"]
+    timed = [(fields_of(cell.samples, "stages_ms"), len(cell.samples)) for cell in cells]
+    stages = dict.fromkeys(name for times, _ in timed for name in times)
+    return {
+        name: [time or 0.0 for times, count in timed for time in times.get(name, [None] * count)]
+        for name in stages
+    }
 
 
 def block_log_ratios(
@@ -81,11 +95,6 @@ def with_geomean(cells: Mapping[str, Mapping[int, float]]) -> dict[str, list[flo
     return values | ({GEOMEAN: means} if means else {})
 
 
-def geomean_log_ratios(run: Run, cases: Iterable[str], candidate: str) -> list[float]:
-    """Per-block mean of d over those of the cases that have any block."""
-    return geometric_mean_blocks(list(measured_ratios(run, candidate, cases).values()))
-
-
 def order_log_ratios(run: Run, case: str, candidate: str) -> dict[int, float]:
     """Block -> what going second in a pair adds to the log time of an image.
 
@@ -96,11 +105,11 @@ def order_log_ratios(run: Run, case: str, candidate: str) -> dict[int, float]:
     effects: dict[int, float] = {}
     for other, cell in _good_blocks(run, case, candidate, baseline_arm(run)):
         ours, theirs = _by_pair(run, cell), _by_pair(run, other)
-        turns = {int(sample["pair"]): int(sample["position"]) for sample in cell.samples}
+        turns = dict(_turns(cell))
         opened: tuple[list[float], list[float]] = ([], [])
-        for sample in other.samples:
-            if (pair := int(sample["pair"])) in ours:
-                candidate_first = turns[pair] < int(sample["position"])
+        for pair, position in _turns(other):
+            if pair in ours:
+                candidate_first = turns[pair] < position
                 opened[candidate_first].append(log(ours[pair] / theirs[pair]))
         if all(opened):
             effects[cell.block] = (median(opened[0]) - median(opened[1])) / 2
@@ -118,8 +127,13 @@ def _good_blocks(
             yield other, cell
 
 
+def _turns(cell: CellRecord) -> Iterator[tuple[int, int]]:
+    """Pair and order of execution of each image."""
+    return zip(*(values_of(cell.samples, key) for key in ("pair", "position")), strict=True)
+
+
 def _by_pair(run: Run, cell: CellRecord) -> dict[int, float]:
-    times = {int(sample["pair"]): float(sample["latency_ms"]) for sample in cell.samples}
+    times = dict(zip(values_of(cell.samples, "pair"), times_ms(cell), strict=True))
     if not all(isfinite(time) and time > 0 for time in times.values()):
         raise SrbenchError(
             f"run {run.head.run_id}: a latency of {cell.case} {cell.pipeline} in block "

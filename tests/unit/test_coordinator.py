@@ -19,7 +19,7 @@ from srbench.errors import InfrastructureError, UsageError
 from srbench.inputs import case_input
 from srbench.outcome import Failure
 from srbench.plan import Plan, Warmup
-from srbench.protocol import Alone, Describe, Described, Upscale
+from srbench.protocol import Alone, Describe, Described, Timed, Upscale
 from srbench.records import BlockRecord, CellRecord, VoidRecord
 from srbench.registry import split_assignments
 from srbench.worker_process import WorkerProcess
@@ -225,10 +225,10 @@ def test_a_hanging_worker_is_killed(tmp_path: Path) -> None:
     worker = WorkerProcess(tmp_path / "log")
     settings = {"break_on": "16"}
     request = Describe(arm=name, pipeline=name, assignments={"": settings, name: {}})
-    described = worker.ask(request, 60)
-    assert isinstance(described, Described)
+    assert isinstance(worker.ask(Described, request, 60), Described)
     np.save(tmp_path / "image.npy", np.zeros((16, 16, 3), np.uint8))
-    answer = worker.ask(Upscale(image=str(tmp_path / "image.npy"), scale=2, seed=0), 0.3)
+    image = Upscale(image=str(tmp_path / "image.npy"), scale=2, seed=0)
+    answer = worker.ask(Timed, image, 0.3)
     assert isinstance(answer, Failure)
     assert (answer.outcome, answer.reason) == ("timeout", "no answer within 0.3 s")
     assert not worker.alive
@@ -319,12 +319,12 @@ def test_workers_die_with_the_coordinator_and_so_does_what_they_started(tmp_path
     script = f"""
 import sys, time
 from pathlib import Path
-from srbench.protocol import Describe
+from srbench.protocol import Describe, Described
 from srbench.worker_process import WorkerProcess
 worker = WorkerProcess(Path({str(tmp_path / "log")!r}))
 pipeline = "{FIXTURES}:Parent"
 sets = {{"": {{}}, pipeline: {{"mark": {str(tmp_path / "child")!r}}}}}
-worker.ask(Describe(arm=pipeline, pipeline=pipeline, assignments=sets), 60)
+worker.ask(Described, Describe(arm=pipeline, pipeline=pipeline, assignments=sets), 60)
 print(worker.pid, flush=True)
 time.sleep(60)
 """

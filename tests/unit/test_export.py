@@ -16,7 +16,7 @@ from pytest_benchmark.stats import Stats
 
 from srbench.errors import UsageError
 from srbench.records import Run
-from srbench.report.export import benchmark_document, export_bytes, frame
+from srbench.report.export import Format, benchmark_document, export_pieces, frame
 from srbench.report.export.benchmark import describe
 from tests.factories import BASELINE, CASES, OPTIMIZED, change_cell, change_head, make_run
 
@@ -24,6 +24,10 @@ STATE = {
     "before": {"sm_clock_mhz": 1410, "power_w": 61.5, "temperature_c": 40, "throttle_reasons": 4},
     "after": {"sm_clock_mhz": 1395, "power_w": 148.0, "temperature_c": None},
 }
+
+
+def export_bytes(runs: list[Run], kind: Format) -> bytes:
+    return b"".join(export_pieces(runs, kind))
 
 
 def _run(**changes: Any) -> Run:

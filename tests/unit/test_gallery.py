@@ -1,6 +1,6 @@
 """Which pictures of a run were judged, and which cannot be any more."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +100,53 @@ def test_a_block_that_does_not_count_is_forgotten(tmp_path: Path) -> None:
     pictures.strange(PLACE, ["hot"])
     pictures.restore(before)
     assert pictures.others(PLACE) == []
+
+
+def test_what_is_packed_hangs_elsewhere_as_it_was(tmp_path: Path) -> None:
+    import numpy as np
+
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    pictures = gallery(here)
+    rng = np.random.default_rng(0)
+    files = {}
+    for name, digest in (("judged", "judged"), ("float", ""), ("other", "strange")):
+        files[digest or name] = str(here / f"{name}.npy")
+        np.save(here / f"{name}.npy", rng.integers(0, 255, (4, 4, 3), np.uint8))
+    alone = pictures.alone[PLACE]
+    assert isinstance(alone, Alone)
+    moved = {"picture": files["judged"], "picture_float": files["float"]}
+    pictures.alone[PLACE] = replace(alone, **moved)
+    pictures.strange(PLACE, ["strange"])
+    pictures.paint_again(
+        Painter(Repainted(picture=files["strange"], picture_sha256="strange")), CASE, 1
+    )
+    (packed,) = pictures.packed()
+    assert packed.hashes == {"judged", "strange"}
+    hung = Gallery(make_job(there, ("a",), cases=(CASE,)), there)
+    hung.hang(packed)
+    shown = hung.alone[PLACE]
+    assert isinstance(shown, Alone)
+    assert shown == replace(
+        shown, **{**vars_of(alone), "picture": shown.picture, "picture_float": shown.picture_float}
+    )
+    for ours, theirs in ((shown.picture, "judged"), (shown.picture_float, "float")):
+        assert Path(ours).parent == there
+        assert np.array_equal(np.load(ours), np.load(files[theirs]))
+    (other,) = pictures.others(PLACE)
+    hung.strange(PLACE, ["strange", "judged"])
+    (kept,) = hung.others(PLACE)
+    assert np.array_equal(np.load(kept), np.load(other))
+
+
+def vars_of(alone: Alone) -> dict[str, Any]:
+    return {each.name: getattr(alone, each.name) for each in fields(alone)}
+
+
+def test_pictures_kept_on_another_machine_are_not_strange_here(tmp_path: Path) -> None:
+    pictures = Gallery(make_job(tmp_path, ("a",), cases=(CASE,)), tmp_path)
+    assert not pictures.knows(PLACE)
+    pictures.told({PLACE: {"judged", "kept"}})
+    assert pictures.knows(PLACE)
+    assert pictures.strange(PLACE, ["judged", "kept", "new"]) == {"new"}

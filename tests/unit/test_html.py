@@ -19,6 +19,7 @@ from srbench.report.crops import decode_png
 from srbench.report.history import History, history
 from srbench.report.html import render_page
 from srbench.report.html.charts import history_chart, interval_chart, stage_chart
+from srbench.report.html.measured import outcome_table, void_table
 from srbench.report.html.svg import Scale
 from srbench.report.model import build_model
 from tests.factories import (
@@ -225,8 +226,28 @@ def test_a_run_where_every_cell_failed_has_a_page() -> None:
     page = _render(replace(run, cells=cells, fidelity=[]))
     rows = _table(page, "Cells without a result")
     assert len(rows) == 1 + 2 * len(CASES)
-    assert rows[1][2:] == ["oom", "0, 1, 2, 3, 4, 5", "asked 9 GiB"]
+    assert rows[1][2:] == ["oom", "0–5", "asked 9 GiB"]
     assert "<svg" not in page
+
+
+def test_thousands_of_things_that_went_wrong_stay_a_page() -> None:
+    run = make_run(blocks=500, pairs=1, cases=CASES[:1])
+    cells = [
+        replace(cell, outcome="crash", reason=f"pid {index}", samples=[])
+        for index, cell in enumerate(run.cells)
+        if cell.block != 3
+    ]
+    blocks = [0, 1, 2, 4, 5, 400]
+    alike = [replace(run.cells[0], block=b, outcome="oom", samples=[]) for b in blocks]
+    void = VoidRecord(block=1, attempt=1, finished_at="now", reasons=["heat"])
+    found = outcome_table(replace(run, cells=[*alike, *cells]))
+    voids = void_table(replace(run, voids=[void] * 201))
+    assert found is not None
+    assert voids is not None
+    assert found.rows[0][3].text == "0–2, 4, 5, 400"
+    assert [len(table.rows) for table in (found, voids)] == [200, 200]
+    assert found.notes == ["799 more are in the results file."]
+    assert voids.notes == ["1 more are in the results file."]
 
 
 def test_the_difference_is_eight_times_the_absolute_difference() -> None:

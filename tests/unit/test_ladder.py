@@ -8,6 +8,7 @@ import pytest
 
 from pipelines.s3diff.options import OPTIMIZED_RUNGS, OptimizedOptions
 from pipelines.s3diff.predictions import predicted_seconds
+from srbench.brief import Brief
 from srbench.config import Settings
 from srbench.coordinator import Coordinator
 from srbench.errors import NotComparableError, UsageError
@@ -15,9 +16,11 @@ from srbench.gate import Policy, judge
 from srbench.gate.verdict import blemishes
 from srbench.judging import Pairing, ladder_pairings
 from srbench.ladder.arms import LadderArm, climb
-from srbench.ladder.preparing import Ascent, expected, prepare_ladder, rungs_of
+from srbench.ladder.preparing import Ascent, brief_ladder, expected, rungs_of
 from srbench.opening import STARTED_TOGETHER, arms_to_load, started_together
 from srbench.plan import CPU_WARMUP, Plan
+from srbench.preparation import prepare
+from srbench.profiles import load_profile
 from srbench.protocol import Alone
 from srbench.registry import parse_options
 from tests.e2e.test_run import weights_folder
@@ -111,9 +114,13 @@ def settings(folder: Path, **changes: Any) -> Settings:
     )
 
 
-def prepared(folder: Path, *, ascent: Any = None, **changes: Any) -> Any:
+def briefed(folder: Path, *, ascent: Any = None, **changes: Any) -> Brief:
     chosen = ascent or Ascent(pipeline=STEPPING)
-    return prepare_ladder(settings(folder, **changes), chosen, lambda _: None)
+    return brief_ladder(settings(folder, **changes), chosen, load_profile("cpu"))
+
+
+def prepared(folder: Path, **changes: Any) -> Any:
+    return prepare(briefed(folder, **changes), lambda _: None)
 
 
 def test_a_ladder_is_a_run_with_an_arm_a_rung(tmp_path: Path) -> None:
@@ -154,12 +161,12 @@ def test_what_the_ladder_switches_nobody_sets(tmp_path: Path, text: str) -> None
 
 
 def test_the_forecast_of_a_first_ladder_is_made_of_predictions(tmp_path: Path) -> None:
-    first = prepared(tmp_path, cases=("16x16x2",))
+    first = briefed(tmp_path, cases=("16x16x2",))
     time = expected(first, tmp_path / "results")
     assert time.source.startswith("predicted")
     # Two blocks of three images and eight more, of 0.5, 2 x 0.08 and 3 x 0.002 s; six workers.
     assert time.seconds == pytest.approx(2 * 6 * 10 + (2 * 3 + 8) * (0.5 + 0.16 + 0.006))
-    assert expected(prepared(tmp_path), tmp_path / "results").seconds is None
+    assert expected(briefed(tmp_path), tmp_path / "results").seconds is None
 
 
 def plan(*arms: str) -> Plan:

@@ -7,14 +7,24 @@ from typing import Any
 import pytest
 
 from srbench.errors import UsageError
-from srbench.records import BlockRecord, CellRecord, EndRecord, FidelityRecord, RunRecord
+from srbench.records import (
+    BlockRecord,
+    CellRecord,
+    EndRecord,
+    FidelityRecord,
+    RunRecord,
+    VoidRecord,
+)
 from srbench.store import (
     RunWriter,
     check_writable,
     find_run,
+    find_runs,
     list_runs,
     newest_run,
+    read_head,
     read_run,
+    runs_of,
 )
 
 
@@ -282,3 +292,95 @@ def test_a_sample_of_another_type_is_damage(tmp_path: Path, field: str, value: A
     path = write(tmp_path, replace(cell(0), samples=[sample]), block(0), END)
     with pytest.raises(UsageError, match=rf"line 2 is damaged \({field} is"):
         read_run(path)
+
+
+def _with_samples(index: int) -> CellRecord:
+    samples = [
+        {"pair": pair, "position": pair, "latency_ms": 1.5, "state": {"before": {"power_w": 3.5}}}
+        for pair in range(5)
+    ]
+    return replace(cell(index), samples=samples)
+
+
+@pytest.mark.parametrize(
+    ("sound", "damaged"),
+    [
+        ('"latency_ms": 1.5', '"latency_ms": 1e999'),
+        ('"power_w": 3.5', '"power_w": NaN'),
+        ('"power_w": 3.5', '"power_w": -1e999'),
+        ('"load_ms": 0.3', '"load_ms": 1e999'),
+        ('"position": 4', '"position": 4.5'),
+        ('"latency_ms": 1.5', '"latency_ms": "1.5"'),
+        ('"pair": 3', '"pears": 3'),
+    ],
+)
+def test_a_damaged_sample_in_the_middle_of_many_lines_is_named(
+    tmp_path: Path, sound: str, damaged: str
+) -> None:
+    records = [record for index in range(40) for record in (_with_samples(index), block(index))]
+    path = write(tmp_path, *records, END)
+    lines = path.read_text().splitlines(keepends=True)
+    changed = lines[41].replace(sound, damaged, 1)
+    assert changed != lines[41]
+    path.write_text("".join([*lines[:41], changed, *lines[42:]]))
+    with pytest.raises(UsageError, match=r"line 42 is damaged"):
+        read_run(path)
+
+
+@pytest.mark.parametrize("torn", ["", '{"kind": "cell", "block": 1, "reason": "'])
+def test_lines_longer_than_what_is_read_of_the_end_are_kept_whole(
+    tmp_path: Path, torn: str
+) -> None:
+    long = FidelityRecord(
+        case="16x16x2", pipeline="b", reference="a", crops={"input": "A" * 3_000_000}
+    )
+    path = write(tmp_path, cell(0), block(0), long)
+    sound = path.read_bytes()
+    path.write_bytes(sound + torn.encode() + b"B" * (200_000 if torn else 0))
+    assert read_run(path).fidelity == [long]
+    with RunWriter.resume(path) as writer:
+        writer.append([END])
+    assert path.read_bytes() == sound + path.read_bytes().splitlines(keepends=True)[-1]
+    assert read_run(path).ended
+
+
+def test_a_void_drops_what_was_measured_before_it_alone(tmp_path: Path) -> None:
+    void = VoidRecord(block=1, attempt=1, finished_at="x", reasons=["heat"])
+    first = [cell(0), block(0), cell(1, 5.0), cell(1, 6.0, "b"), void]
+    path = write(tmp_path, *first, cell(1, 7.0), block(1), cell(2), block(2), END)
+    assert read_run(path).cells == [cell(0), cell(1, 7.0), cell(2)]
+
+
+def test_machines_of_blocks_are_known(tmp_path: Path) -> None:
+    facts = {"host": "other"}
+    blocks = [block(0), replace(block(1), fingerprint=facts)]
+    path = write(tmp_path, cell(0), blocks[0], cell(1), blocks[1], END)
+    assert read_run(path).machines == {1: facts}
+
+
+def test_a_head_is_read_without_the_rest(tmp_path: Path) -> None:
+    path = write(tmp_path, cell(0), block(0))
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[0], "damaged\n", *lines[1:]]))
+    assert read_head(path) == head()
+    path.write_text("damaged\n")
+    with pytest.raises(UsageError, match="not a results file"):
+        read_head(path)
+
+
+def test_runs_of_a_group_are_found(tmp_path: Path) -> None:
+    for name, group in (("a", "g1"), ("b", None), ("c", "g1"), ("d", "g2")):
+        with RunWriter.create(tmp_path, head(name, group=group)):
+            pass
+    (tmp_path / "cpu" / "notes.jsonl").write_text("no results\n")
+    assert [path.stem for path in runs_of("g1", tmp_path)] == ["a", "c"]
+    with pytest.raises(UsageError, match="--group g3: no run of it"):
+        runs_of("g3", tmp_path)
+
+
+def test_many_runs_are_found_in_the_order_of_their_names(tmp_path: Path) -> None:
+    paths = [write(tmp_path, run_id=f"run-{number}") for number in range(5)]
+    names = ["run-3", str(paths[1]), "run-0"]
+    assert find_runs(names, tmp_path) == [paths[3], paths[1], paths[0]]
+    with pytest.raises(UsageError, match="Did you mean 'run-4'"):
+        find_runs(["run-3", "run-44"], tmp_path)

@@ -338,6 +338,7 @@ def test_killed_while_a_picture_is_written(folder: Folder, share: float) -> None
     assert len(folder.stored()) == 2  # the other is what was half written
     assert folder.fates() == ["skipped", "written", "written"]
     assert len(folder.stored()) == check_pictures(folder) == 3
+    assert (folder.target / NAME).read_text().count('"kind": "picture"') == 3
 
 
 def test_killed_again_and_again(folder: Folder, tmp_path: Path) -> None:

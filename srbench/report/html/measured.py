@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from statistics import median
 
 from srbench.records import CellRecord, FidelityRecord, Run
@@ -12,6 +13,8 @@ from srbench.report.text import interval, ratio, seconds, significant
 from srbench.stats.runs import cells_of
 
 _PUBLISHED = ["Published original s", "Published lyraDiff s", "Published Speed Up"]
+_MOST_ROWS = 200
+"""Of a table of what went wrong: in thousands of blocks more can than anybody reads."""
 _SPREAD = ["median ms", "MAD ms", "p90 ms", "images", "prepare ms", "first image ms"]
 _MEMORY = {
     "peak_tensor_bytes": "peak tensors MiB",
@@ -159,14 +162,38 @@ def outcome_table(run: Run) -> Table | None:
             Cell(case),
             Cell(arm),
             Cell(outcome, kind="verdict verdict-error"),
-            Cell(", ".join(map(str, sorted(blocks))), min(blocks)),
+            Cell(_ranges(sorted(blocks)), min(blocks)),
             Cell(reason),
         ]
-        for (case, arm, outcome, reason), blocks in found.items()
+        for (case, arm, outcome, reason), blocks in islice(found.items(), _MOST_ROWS)
     ]
     header = ["Case", "Arm", "Outcome", "Blocks", "Reason"]
     caption = "Cells without a result"
-    return Table(caption=caption, header=header, words=5, rows=rows, prose=True) if rows else None
+    notes = _unshown(len(found))
+    return (
+        Table(caption=caption, header=header, words=5, rows=rows, notes=notes, prose=True)
+        if rows
+        else None
+    )
+
+
+def _ranges(blocks: list[int]) -> str:
+    """`0, 1, 4–1999`: neighbours by their ends, where there are three or more."""
+    groups: list[list[int]] = []
+    for block in blocks:
+        if groups and block == groups[-1][-1] + 1:
+            groups[-1].append(block)
+        else:
+            groups.append([block])
+    return ", ".join(
+        f"{group[0]}–{group[-1]}" if len(group) > 2 else ", ".join(map(str, group))
+        for group in groups
+    )
+
+
+def _unshown(count: int) -> list[str]:
+    rest = count - _MOST_ROWS
+    return [f"{rest} more are in the results file."] if rest > 0 else []
 
 
 def void_table(run: Run) -> Table | None:
@@ -178,8 +205,13 @@ def void_table(run: Run) -> Table | None:
             Cell(void.finished_at),
             Cell("; ".join(void.reasons)),
         ]
-        for void in run.voids
+        for void in run.voids[:_MOST_ROWS]
     ]
     header = ["Block", "Attempt", "Ended", "What was seen"]
     caption = "Voided blocks: disturbed, not counted, measured again"
-    return Table(caption=caption, header=header, words=4, rows=rows, prose=True) if rows else None
+    notes = _unshown(len(run.voids))
+    return (
+        Table(caption=caption, header=header, words=4, rows=rows, notes=notes, prose=True)
+        if rows
+        else None
+    )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 
 from srbench.gate.checks import Judgement
 from srbench.records import RunRecord
 from srbench.report.history import History
 from srbench.report.html.charts import interval_chart, stage_chart
 from srbench.report.html.chosen import decision_table
+from srbench.report.html.document import render_document
 from srbench.report.html.judged import fidelity_table, open_checks, passed_checks
 from srbench.report.html.ladders import ladder_stage_table, ladder_table
 from srbench.report.html.measured import (
@@ -177,27 +175,8 @@ def render_page(
     Raises:
         SrbenchError: A stored crop is damaged.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    assets = files(__package__) / "assets"
-    style, script, template = (
-        (assets / name).read_text("utf-8") for name in ("page.css", "page.js", "page.html.j2")
-    )
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(template).render(
-        page=build_page(model, judgement, history, waterfalls),
-        style=style,
-        script=script,
-        style_hash=_csp_hash(style),
-        script_hash=_csp_hash(script),
-    )
-
-
-def _csp_hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+    page = build_page(model, judgement, history, waterfalls)
+    return render_document("page.html.j2", page)
 
 
 def _arm(model: ReportModel, comparison: Comparison) -> Arm:
