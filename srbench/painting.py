@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from srbench.cpu_kernels import prefer_avx2
 from srbench.errors import InfrastructureError, UsageError
 from srbench.outcome import Outcome, classify
-from srbench.registry import decisions_of, load_pipeline
+from srbench.registry import decisions_of, load_pipeline, version_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,12 +51,12 @@ class Painter:
             raise UsageError(
                 f"--precision {request.precision}: {request.pipeline} computes in {known}"
             )
-        self.version = kind.version
         self._request = request
         self._weights = weights
         self._note = note
         self._device = torch.device(request.device)
         self._pipeline: Pipeline = kind(request.options)
+        self.version = version_of(self._pipeline)
         self._loaded = False
         self._choices: dict[str, str] = {}
 

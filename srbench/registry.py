@@ -81,6 +81,13 @@ def load_pipeline(name: str) -> type[Pipeline]:
     return found
 
 
+def version_of(pipeline: Pipeline) -> str:
+    """Version of what a pipeline computes, with the identity of weights that it brings itself."""
+    tell: Callable[[], str] = getattr(pipeline, "own_weights", lambda: "")
+    digest = tell()
+    return f"{pipeline.version} (weights {digest[:16]})" if digest else pipeline.version
+
+
 def decisions_of(pipeline: Pipeline, height: int, width: int, scale: int) -> dict[str, str]:
     """What a pipeline chose for an LR size; nothing of a revision from before they told."""
     tell: Callable[..., dict[str, str]] = getattr(pipeline, "decisions", lambda *_: {})

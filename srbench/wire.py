@@ -12,6 +12,7 @@ from srbench.shape import misfit
 
 REQUESTS: dict[str, type[Message]] = {}
 REPLIES: dict[str, type[Message]] = {}
+_LARGEST_BITS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +35,11 @@ def decode(line: bytes, registry: dict[str, type[Message]]) -> Message:
         RubbishError: It is none, so something else wrote into the channel or its writer is wrong.
     """
     try:
-        content = json.loads(line)
+        content = json.loads(line, parse_int=_integer)
         # Neither a record nor a terminal could take a NaN or half a character.
         json.dumps(content, allow_nan=False, ensure_ascii=False).encode()
+    except OverflowError as error:
+        raise RubbishError(f"{line[:80]!r} holds {error}") from error
     except (ValueError, RecursionError) as error:
         raise RubbishError(f"{line[:80]!r} is no line of JSON") from error
     kind = content.pop("type", None) if isinstance(content, dict) else None
@@ -46,6 +49,14 @@ def decode(line: bytes, registry: dict[str, type[Message]]) -> Message:
     for wrong in _wrong_fields(message, content):
         raise RubbishError(f"'{kind}': {wrong}")
     return message(**content)
+
+
+def _integer(digits: str) -> int:
+    """Python's have no end, but no float and no table could take them."""
+    number = int(digits)
+    if number.bit_length() > _LARGEST_BITS:
+        raise OverflowError(f"a whole number of more than {_LARGEST_BITS} bits")
+    return number
 
 
 def _wrong_fields(message: type[Message], content: dict[str, Any]) -> Iterator[str]:

@@ -25,6 +25,7 @@ from srbench.registry import (
     option_names,
     output_size,
     parse_options,
+    version_of,
 )
 from srbench.scratch import keep, keep_if, kept
 from srbench.wire import Message
@@ -85,7 +86,7 @@ class Workbench:
         self._pipeline = found(options)
         return protocol.Described(
             options=asdict(options),
-            version=found.version,
+            version=version_of(self._pipeline),
             precisions=[precision.value for precision in found.precisions],
             tiers={precision.value: tier.value for precision, tier in found.tiers.items()},
         )

@@ -25,6 +25,7 @@ _CHUNK = 1 << 16
 _PATIENCE_S = 5.0
 _LOOK_S = 1.0
 _TAIL_LINES = 20
+_TAIL_WIDTH = 500
 _TAIL_BYTES = 1 << 16
 
 LONGEST_LINE = 16 << 20
@@ -195,8 +196,10 @@ class WorkerProcess:
         """The last lines the worker wrote to stderr."""
         with self._log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-            lines = file.read().decode("utf-8", "replace").splitlines()
-        return "\n".join(lines[-_TAIL_LINES:]).rstrip()
+            lines = file.read().decode("utf-8", "replace").splitlines()[-_TAIL_LINES:]
+        # What a terminal would obey is left out, and no line fills it.
+        lines = ["".join(c if c.isprintable() else " " for c in line) for line in lines]
+        return "\n".join(line[:_TAIL_WIDTH] for line in lines).rstrip()
 
     def stop(self) -> None:
         """Ask it to leave, and kill it when it does not."""

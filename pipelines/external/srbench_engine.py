@@ -314,7 +314,10 @@ def _read(path: str) -> Image:
 
 
 def serve(kind: type[Engine]) -> NoReturn:
-    """Answer srbench on what was stdout until it says goodbye or is gone."""
+    """Answer srbench on what was stdout until it says goodbye or is gone.
+
+    Nothing may have been printed before: import what prints in the engine's own methods.
+    """
     answers, requests = os.fdopen(os.dup(1), "wb", 0), os.fdopen(os.dup(0), "rb")
     os.dup2(2, 1)  # no print, and no C library, can write into the protocol
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # and no child of the engine read from it

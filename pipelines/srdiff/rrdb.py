@@ -6,33 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pipelines.dense_blocks import RESIDUAL_WEIGHT, DenseBlock, leaky
 from pipelines.srdiff.config import CONDITION_EVERY, Config
-
-LEAKY_SLOPE = 0.2
-RESIDUAL_WEIGHT = 0.2
-
-
-def _leaky(x: torch.Tensor) -> torch.Tensor:
-    return F.leaky_relu(x, LEAKY_SLOPE)
-
-
-class DenseBlock(nn.Module):
-    """Five convolutions, each of all maps before it; [B, features, H, W] -> the same."""
-
-    def __init__(self, features: int, growth: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(features, growth, 3, padding=1)
-        self.conv2 = nn.Conv2d(features + growth, growth, 3, padding=1)
-        self.conv3 = nn.Conv2d(features + 2 * growth, growth, 3, padding=1)
-        self.conv4 = nn.Conv2d(features + 3 * growth, growth, 3, padding=1)
-        self.conv5 = nn.Conv2d(features + 4 * growth, features, 3, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        maps = x
-        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            maps = torch.cat([maps, _leaky(conv(maps))], dim=1)
-        result: torch.Tensor = self.conv5(maps) * RESIDUAL_WEIGHT + x
-        return result
 
 
 class RRDB(nn.Module):
@@ -81,8 +56,8 @@ class RRDBNet(nn.Module):
         x = trunk
         for index in range(self.upsamplings):
             conv = self.get_submodule(f"upconv{index + 1}")
-            x = _leaky(conv(F.interpolate(x, scale_factor=2, mode="nearest")))
-        picture: torch.Tensor = self.conv_last(_leaky(self.HRconv(x)))
+            x = leaky(conv(F.interpolate(x, scale_factor=2, mode="nearest")))
+        picture: torch.Tensor = self.conv_last(leaky(self.HRconv(x)))
         return 2 * picture.clamp(0, 1) - 1
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:

@@ -132,7 +132,8 @@ def _conclude(done: Run, path: Path, settings: Settings) -> Concluded:
     """What the machine does by itself, where the run came to its end."""
     code, line = how_it_ended(done, path)
     if code is not ExitCode.OK:
-        return Concluded(code, line)
+        document = {"run": done.head.run_id, "results": str(path), "exit_code": int(code)}
+        return Concluded(code, line, document)
     return _analysed(done, path, settings)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srbench.errors import UsageError
+from srbench.cli.executor import leave_lost
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -23,22 +24,6 @@ Actors = Annotated[
         min=1,
     ),
 ]
-
-
-def on_ray(executor: str | None, address: str | None, actors: int | None) -> bool:
-    """Whether a command works on a cluster.
-
-    Raises:
-        UsageError: Unknown executor, or options of a cluster without one.
-    """
-    if executor not in (None, "local", "ray"):
-        raise UsageError(f"--executor {executor}: expected local or ray")
-    if executor == "ray":
-        return True
-    for name, value in (("--address", address), ("--actors", actors)):
-        if value is not None:
-            raise UsageError(f"{name}: goes with --executor ray")
-    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +61,35 @@ def hired(
     from srbench.executors.cluster import connected, live_nodes
     from srbench.executors.crew import choose_crew, choose_device
 
-    with connected(address) as ray:
+    with connected(address) as ray, _guarded(ray):
         place = choose_device(device, live_nodes(ray))
 
         def choose(tell: Callable[[str], None] = lambda _: None) -> Crew:
             return choose_crew(live_nodes(ray), place, actors, tell)
 
         yield Hired(ray, place, choose(note), choose)
+
+
+@contextmanager
+def _guarded(ray: ModuleType) -> Iterator[None]:
+    """End the process when the head of the cluster is gone: calls of Ray would wait in vain."""
+    from srbench.executors.cluster import LostClusterError, Pulse
+
+    pulse = Pulse(ray, "the same command goes on")
+    over = threading.Event()
+
+    def watch() -> None:
+        try:
+            while not over.wait(1):
+                pulse.feel()
+        except LostClusterError as error:
+            leave_lost(error)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def threads_here() -> int:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srbench.cli.crews import Actors, on_ray
+from srbench.cli.crews import Actors
 from srbench.cli.devices import Device, choose_device
 from srbench.cli.evaluating import measure_here, measure_on_ray
-from srbench.cli.executor import Address, Executor
+from srbench.cli.executor import Address, Executor, asks_for_ray
 from srbench.cli.interrupts import saying_so
 from srbench.errors import ExitCode, UsageError
 from srbench.outcome import one_line
@@ -96,7 +96,7 @@ def evaluate(
 
     if scale is not None:
         check_scale(scale)
-    remote = on_ray(executor, address, actors)
+    remote = asks_for_ray(executor, {"--address": address, "--actors": actors})
     names = tuple(parse_metrics(metrics))
     if margins and against is None:
         raise UsageError("--margin: only with --against, the pictures of a baseline")

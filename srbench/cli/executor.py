@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from srbench.config import Settings
+    from srbench.executors.cluster import LostClusterError
     from srbench.executors.leader import Errand, Led
     from srbench.executors.messages import Prepare
     from srbench.plan import Plan
@@ -50,14 +51,32 @@ def on_ray(settings: Settings, address: str | None = None) -> bool:
     Raises:
         UsageError: Options of a cluster without one.
     """
-    if settings.executor == "ray":
+    if asks_for_ray(settings.executor, {"--address": address}):
         return True
-    if address is not None:
-        raise UsageError("--address: goes with --executor ray")
     if "," in settings.gpu:
         raise UsageError(
             f"--gpu {settings.gpu}: several cards are those of a cluster; add --executor ray"
         )
+    return False
+
+
+def asks_for_ray(executor: str | None, given: Mapping[str, object]) -> bool:
+    """Whether a command works on a cluster.
+
+    Args:
+        executor: As chosen; None is local.
+        given: Options of a cluster by name; None where they are not on the command line.
+
+    Raises:
+        UsageError: Unknown executor, or options of a cluster without one.
+    """
+    if executor == "ray":
+        return True
+    if executor not in (None, "local"):
+        raise UsageError(f"--executor {executor}: expected local or ray")
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(f"{name}: goes with --executor ray")
     return False
 
 
@@ -157,10 +176,16 @@ def cluster(address: str | None) -> Iterator[ModuleType]:
         with connected(address) as ray:
             yield ray
     except LostClusterError as error:
-        typer.echo(f"srbench: {error}", err=True)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(int(error.exit_code))
+        leave_lost(error)
+
+
+def leave_lost(error: LostClusterError) -> NoReturn:
+    """End the process at once, from any thread, with a line about the cluster."""
+    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # which progress bars hide
+    typer.echo(f"{show_cursor}srbench: {error}", err=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(error.exit_code))
 
 
 def shipped(settings: Settings) -> Settings:

@@ -17,9 +17,9 @@ from pipelines.contract import Precision, WeightsSource
 from srbench.batch_results import Fate, Result, Summary
 from srbench.cli import weights as weights_room
 from srbench.cli.batch import print_json, upscale_folder
-from srbench.cli.crews import Actors, hired, on_ray, threads_here
+from srbench.cli.crews import Actors, hired, threads_here
 from srbench.cli.devices import Device, choose_device
-from srbench.cli.executor import Address, Executor
+from srbench.cli.executor import Address, Executor, asks_for_ray
 from srbench.cli.interrupts import saying_so
 from srbench.config import MAX_SEED
 from srbench.errors import UsageError
@@ -84,7 +84,7 @@ def upscale(
     from srbench.upscaling import check_options, check_scale, plan_files, plan_samples
 
     check_scale(scale)
-    remote = on_ray(executor, address, actors)
+    remote = asks_for_ray(executor, {"--address": address, "--actors": actors})
     options = check_options(pipeline, assignments or [], color_fix)
     _precision(precision)
     if samples is None:

@@ -49,9 +49,10 @@ class LostClusterError(InfrastructureError):
 class Pulse:
     """Whether the head of a cluster still lives; asked now and then by whoever waits for it."""
 
-    def __init__(self, ray: ModuleType) -> None:
-        """Of the cluster that this process is connected to."""
+    def __init__(self, ray: ModuleType, remedy: str = "--resume goes on") -> None:
+        """Of the cluster that this process is connected to; `remedy` is told with its loss."""
         self._address = str(ray.get_runtime_context().gcs_address)
+        self._remedy = remedy
         self._heard = self._asked = time.monotonic()
 
     def feel(self) -> None:
@@ -71,7 +72,7 @@ class Pulse:
             if time.monotonic() - self._heard > _SILENCE_S:
                 raise LostClusterError(
                     f"the head of the cluster, {self._address}, answers no more ({error}); "
-                    "what is stored is stored, --resume goes on"
+                    f"what is stored is stored, {self._remedy}"
                 ) from error
         self._asked = time.monotonic()
 

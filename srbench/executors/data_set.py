@@ -229,18 +229,7 @@ def _manners() -> Iterator[None]:
         warnings.simplefilter("ignore")
         import ray.data  # noqa: F401  sets the levels of its loggers
 
-        with _quiet():
-            yield
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    talkers = [logging.getLogger(name) for name in ("ray.data", "ray")]
-    levels = [talker.level for talker in talkers]
-    for talker in talkers:
-        talker.setLevel(logging.CRITICAL)
-    try:
+        # For good: what is interrupted is still ended, and reported, when this is left.
+        for name in ("ray.data", "ray"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         yield
-    finally:
-        for talker, level in zip(talkers, levels, strict=True):
-            talker.setLevel(level)

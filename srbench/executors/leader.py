@@ -196,7 +196,8 @@ class Leader:
         )
 
     def _judge(self) -> None:
-        for _ in range(MAX_ATTEMPTS):
+        attempt = 1
+        while attempt <= MAX_ATTEMPTS:
             node = self._node()
             assert self._writer is not None
             run = read_run(self._writer.path)
@@ -212,9 +213,10 @@ class Leader:
             except RefusedError as error:
                 self._refuse(node, error)
             except LostError as error:
-                self._note(f"judging its pictures: {error}")
+                self._note(f"judging its pictures: {node.address}: {error}")
                 if error.node:
                     self._nodes.lost(node)
+                attempt += 1
         raise InfrastructureError(
             f"the judging of its pictures was lost {MAX_ATTEMPTS} times; --resume goes on"
         )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
-from srbench.errors import InfrastructureError, NotComparableError
+from srbench.errors import InfrastructureError, NotComparableError, UsageError
 from srbench.executors.cluster import Node, live_nodes
 from srbench.profiles import Profile, load_profile, profile_names
 
@@ -40,13 +40,15 @@ def profiles_of(text: str, nodes: Sequence[Node]) -> list[str]:
         nodes: Of the cluster.
 
     Raises:
-        UsageError: No such profile.
+        UsageError: No such profile, or none at all.
         NotComparableError: No machine has such a card.
     """
     if text == "auto":
         kinds = {kind for node in nodes for kind in node.accelerators if node.gpus}
         return [name for name in profile_names() if card_kind(name) in kinds] or ["cpu"]
     names = list(dict.fromkeys(filter(None, (part.strip() for part in text.split(",")))))
+    if not names:
+        raise UsageError(f"--gpu '{text}': names no card; give a10, l20, … or auto")
     for name in names:
         if not any(fits(node, name) for node in nodes):
             raise NotComparableError(f"--gpu {name}: {missing(name, nodes)}")

@@ -10,7 +10,7 @@ from typing import Any
 from pipelines.contract import PipelineError
 from srbench.errors import InfrastructureError, SrbenchError
 from srbench.executors.cluster import Node
-from srbench.executors.messages import Order, Started
+from srbench.executors.messages import Order, RefusedError, Started
 from srbench.fingerprint import code_digest
 from srbench.outcome import one_line
 
@@ -86,7 +86,8 @@ class Stream:
         """What it sends, as it comes.
 
         Args:
-            note: Told the traceback of what should not have happened.
+            note: Told the machine that something is wrong with, or the traceback of what should not
+                have happened.
 
         Raises:
             LostError: Its machine or its process is gone.
@@ -125,6 +126,8 @@ class Stream:
         except RayTaskError as error:
             cause = error.cause
             if isinstance(cause, SrbenchError | PipelineError):
+                if not isinstance(cause, RefusedError):
+                    note(f"broken off on {self._node.address}")
                 raise cause from None
             note(str(error))
             told = one_line(repr(cause))

@@ -88,6 +88,7 @@ UPSCALE: dict[str, Callable[[Answer], bytes]] = {
     "flood": flood,
     "nan": told(latency_ms=float("nan")),
     "infinite": lambda answer: line(answer).replace(b'"latency_ms": ', b'"latency_ms": 1e999'),
+    "endless": told(latency_ms=10**400),
     "negative": told(latency_ms=-1.0),
     "zero": told(latency_ms=0),
     "slower": told(latency_ms=1e6),

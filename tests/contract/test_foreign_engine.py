@@ -134,6 +134,7 @@ def test_whatever_an_engine_answers_is_its_own_outcome(
         "flood": "a line of more than 16 MiB",
         "nan": "is no line of JSON",
         "infinite": "is no line of JSON",
+        "endless": "holds a whole number of more than 64 bits",
         "negative": "'timed': latency_ms is -1",
         "slower": "'timed': latency_ms is 1e+06, but its answer came after",
         "faster-stage": "'timed': unet is 1e+06, but its answer came after",

@@ -103,7 +103,9 @@ def test_a_dry_run_plans_every_step_in_its_order(kit: Kit) -> None:
         name for name in STEPS if name != "tests"
     ]
     for case in ("128x128x4,512x512x2", "720x1280x2", "1024x1024x2", "1920x1080x2"):
-        assert len(re.findall(rf"--cases {case} .*s3diff-(baseline|optimized,P1)", out)) == 3
+        assert (
+            len(re.findall(rf"--cases {case} .*s3diff-(baseline|compiled|optimized,P1)", out)) == 3
+        )
         assert len(re.findall(rf"--cases {case} .*osediff-baseline,osediff-optimized\n", out)) == 1
     for pipeline, rungs in LADDERS.items():
         found = re.findall(rf"--pipeline {pipeline} .*--rungs (\S+)", out)

@@ -126,7 +126,8 @@ def test_random_kills_lose_and_double_nothing(
     workers = sum(victim.workers for victim in victims)
     assert coordinators + workers == kills
     assert min(coordinators, workers) >= kills // 10
-    assert crashed, "a killed worker is an outcome"
+    # Of a few, all may hit workers of blocks that the coordinator's end breaks off.
+    assert crashed or kills < KILLS, "a killed worker is an outcome"
 
 
 def check(victim: Victim, undisturbed: Run) -> int:

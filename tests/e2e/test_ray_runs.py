@@ -38,7 +38,9 @@ KINDS = ("A10", "L20", "H100")
 
 @dataclass
 class Machines:
-    """The cluster of this module: a machine of each kind, and a spare L20."""
+    """The cluster of this module: a machine of each kind, of which the A10's is the head, and a
+    spare L20.
+    """
 
     address: str
     cluster: Any
@@ -55,9 +57,11 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
             patch.setenv(name, folder.environment[name])
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_worker_niceness", "0")
+        # Ray starts a worker a core for every driver, most of them for nothing.
+        patch.setenv("RAY_prestart_worker_first_driver", "0")
         cluster = _head()
         try:
-            nodes = {kind: _add(cluster, kind) for kind in KINDS}
+            nodes = {kind: _add(cluster, kind) for kind in KINDS[1:]}
             _add(cluster, "L20")
             cluster.wait_for_nodes()
             yield Machines(cluster.address, cluster, nodes, folder)
@@ -66,13 +70,14 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
 
 
 def _head() -> Any:
-    """A head without cores; a machine that others use may need more than the 30 s it is granted."""
+    """The A10's machine; on one that others use it may need more than the 30 s it is granted."""
     from ray.cluster_utils import Cluster
 
     for last in (False, False, True):
         try:
             return Cluster(
-                initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+                initialize_head=True,
+                head_node_args={**_machine("A10"), "include_dashboard": False},
             )
         except Exception as error:
             if last or "timed out during startup" not in str(error):
@@ -81,8 +86,11 @@ def _head() -> Any:
 
 
 def _add(cluster: Any, kind: str) -> Any:
-    card = {f"accelerator_type:{kind}": 1}
-    return cluster.add_node(num_cpus=2, num_gpus=1, resources=card, wait=False)
+    return cluster.add_node(**_machine(kind), wait=False)
+
+
+def _machine(kind: str) -> dict[str, Any]:
+    return {"num_cpus": 2, "num_gpus": 1, "resources": {f"accelerator_type:{kind}": 1}}
 
 
 @dataclass
@@ -210,6 +218,7 @@ def test_the_command_leads_two_cards_at_once(machines: Machines, srbench: Srbenc
     [
         (["--gpu", "h200"], ExitCode.NOT_COMPARABLE, "no machine with H200; it has"),
         (["--gpu", "h201"], ExitCode.USAGE, "Did you mean 'h20"),
+        (["--gpu", ","], ExitCode.USAGE, "names no card"),
         (["--address", "localhost:1"], ExitCode.USAGE, "no Ray cluster answers there"),
     ],
 )
@@ -223,18 +232,7 @@ def test_bad_input_is_one_line(
     assert len(done.err.strip().splitlines()) == 1
 
 
-def test_other_code_is_refused_before_anything_is_measured(
-    machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("srbench.executors.stream.code_digest", lambda: "f" * 64)
-    with connected(machines.address) as module:
-        (led,) = lead_all(module, [errand("A10", tmp_path)], [Conduct(Watcher())])
-    assert isinstance(led.error, NotComparableError)
-    assert "other code of srbench" in str(led.error)
-    assert "f" * 12 in str(led.error)
-    assert list_runs(tmp_path) == []
-
-
+@pytest.mark.full
 def test_a_process_that_is_lost_is_replaced_on_its_machine(
     machines: Machines, tmp_path: Path
 ) -> None:
@@ -268,20 +266,65 @@ def test_a_process_that_is_lost_is_replaced_on_its_machine(
     assert len(set(places(run))) == 1
 
 
-def test_what_is_wrong_with_a_run_arrives_as_itself(machines: Machines, tmp_path: Path) -> None:
-    wrong = errand("H100", tmp_path)
-    spoilt = partial(_refused, wrong.prepare)
+def test_what_is_wrong_on_a_machine_arrives_as_itself(
+    machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, watcher = errand("H100", tmp_path), Watcher()
+    spoilt = replace(made, prepare=partial(_refused, made.prepare))
     with connected(machines.address) as module:
-        broken = Errand(
-            profile=wrong.profile, plan=wrong.plan, prepare=spoilt, out=tmp_path, argv=[]
-        )
-        (led,) = lead_all(module, [broken], [Conduct(Watcher())])
-    assert isinstance(led.error, UsageError)
-    assert str(led.error) == "no such thing here"
+        (wrong,) = lead_all(module, [spoilt], [Conduct(watcher)])
+        monkeypatch.setattr("srbench.executors.stream.code_digest", lambda: "f" * 64)
+        (other,) = lead_all(module, [made], [Conduct(watcher)])
+    assert isinstance(wrong.error, UsageError)
+    assert str(wrong.error) == "no such thing here"
+    assert any("broken off on" in note for note in watcher.notes)
+    assert isinstance(other.error, NotComparableError)
+    assert "other code of srbench" in str(other.error)
+    assert "f" * 12 in str(other.error)
+    assert list_runs(tmp_path) == []
 
 
 def _refused(_prepare: Any, _note: Any) -> Any:
     raise UsageError("no such thing here")
+
+
+@pytest.mark.full
+def test_a_run_of_another_machine_goes_on_as_far_as_versions_allow(
+    machines: Machines, tmp_path: Path
+) -> None:
+    """Begun by the local executor: another torch release is refused, a patch of it recorded."""
+    blocks = iter([False, True])
+    own = simulated(design(), simulated_card("h100"), 60.0, 0.0)
+    begun = begin(own, tmp_path, [], Conduct(Watcher(), stop=lambda: next(blocks, True)))
+    assert begun.finished_blocks == {0}
+    path = newest_run(tmp_path)
+    ours = begun.head.fingerprint["versions"]["torch"]
+    release, _, patch = ours.rpartition(".")
+    watcher = Watcher()
+    with connected(machines.address) as module:
+        _edit(path, ours, "1.13.1")
+        resumed = errand("H100", tmp_path, begun=path)
+        (refused,) = lead_all(module, [resumed], [Conduct(watcher)])
+        assert isinstance(refused.error, NotComparableError)
+        assert f"other torch: {ours}, but the run has 1.13.1" in str(refused.error)
+        assert read_run(path).finished_blocks == {0}
+        near = f"{release}.{int(patch.split('+')[0]) + 1}"
+        _edit(path, "1.13.1", near)
+        (led,) = lead_all(module, [resumed], [Conduct(watcher)])
+    assert led.error is None
+    run = led.run
+    assert run is not None
+    assert run.ended
+    assert run.finished_blocks == {0, 1, 2}
+    assert run.machines.keys() == {1, 2}
+    assert {facts["versions"]["torch"] for facts in run.machines.values()} == {ours}
+    assert run.head.fingerprint["versions"]["torch"] == near
+
+
+def _edit(path: Path, torch: str, other: str) -> None:
+    text = path.read_text()
+    assert f'"torch": "{torch}"' in text
+    path.write_text(text.replace(f'"torch": "{torch}"', f'"torch": "{other}"'))
 
 
 class Cluster:
@@ -356,6 +399,7 @@ def stored(machines: Machines, cells: int) -> bool:
     return bool(runs) and runs[-1].read_text().count('"kind": "cell"') >= cells
 
 
+@pytest.mark.full
 def test_a_driver_that_is_interrupted_or_killed_goes_on(machines: Machines) -> None:
     plan = ("--gpu", "a10", "--cases", CASES[0], "--blocks", 5, "--pairs", 2, "--pace", 150)
     with started(machines, *plan) as driver:
@@ -379,6 +423,7 @@ def test_a_driver_that_is_interrupted_or_killed_goes_on(machines: Machines) -> N
     assert len({(c.block, c.case, c.pipeline) for c in run.cells}) == len(run.cells) == 10
 
 
+@pytest.mark.full
 def test_ctrl_c_twice_ends_everything_at_once(machines: Machines) -> None:
     plan = ("--gpu", "h100", "--cases", CASES[0], "--blocks", 2, "--pairs", 3, "--pace", 3000)
     with started(machines, *plan, "--out", "twice") as driver:

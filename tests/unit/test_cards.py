@@ -114,7 +114,7 @@ def test_machines_of_a_card_are_summed_up_and_not_pooled() -> None:
     assert ratio.value == pytest.approx(median(of_nodes))
     assert (ratio.low, ratio.high) == pytest.approx((min(of_nodes), max(of_nodes)))
     assert "[" in cards_table([*runs, again])
-    only = _combined(runs[0], change_head(runs[0], run_id="twice")).tables[0].cells[CASES[0]]["a10"]
+    only = _combined(runs[0], change_head(runs[0], run_id="later")).tables[0].cells[CASES[0]]["a10"]
     assert only.ratio is not None
     assert (only.ratio.over, only.ratio.count) == ("runs", 2)
 
@@ -161,13 +161,37 @@ def test_pixels_are_held_over_all_runs_and_not_only_the_first() -> None:
     assert f"other input pixels for {CASES[1]}" in cards.left_out[0]
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"precision": "fp32"}, "other precision: fp16, but run the-other has fp32"),
+        ({"tf32": True}, "other TF32 setting"),
+        ({"versions": {BASELINE: "1", OPTIMIZED: "2"}}, f"other version of {OPTIMIZED}"),
+        ({"options": {OPTIMIZED: {"graphs": False}}}, f"other option 'graphs' of {OPTIMIZED}"),
+        ({"run_id": "the-same"}, "run the-same is left out: it is there already"),
+    ],
+)
+def test_only_what_ran_alike_is_summed_up_on_a_card(change: dict[str, Any], why: str) -> None:
+    first, other = (
+        change_head(_run("a10", node), run_id=name, options={OPTIMIZED: {"graphs": True}})
+        for node, name in enumerate(("the-same", "the-other"))
+    )
+    (left_out,) = _combined(first, change_head(other, **change)).left_out
+    assert why in left_out
+    # On another card they are shown, and what differs is said.
+    beside = [first, change_head(other, profile="l20", **change)]
+    assert _combined(*beside).left_out == []
+    told = "different precisions: a10 fp16, l20 fp32" in cards_table(beside)
+    assert told == ("precision" in change)
+
+
 def test_what_differs_beside_the_card_is_listed() -> None:
-    runs = [*_three(), change_head(_run("h100", 1), precision="fp32")]
+    runs = [*_three(), _run("h100", 1), change_head(_run("h200"), precision="fp32")]
     table = differences(_combined(*runs))
     assert table is not None
     rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
-    assert rows["torch"] == ["2.14.1", "2.14.1", "2.13.0 (1 runs), 2.14.1 (1 runs)"]
-    assert rows["precision"][2] == "fp16 (1 runs), fp32 (1 runs)"
+    assert rows["torch"] == ["2.14.1", "2.14.1", "2.13.0 (1 runs), 2.14.1 (1 runs)", "2.14.1"]
+    assert rows["precision"] == ["fp16", "fp16", "fp16", "fp32"]
     assert "driver" not in rows
     assert "triton" not in rows
     assert differences(_combined(_run("a10"), _run("l20"))) is None
@@ -196,12 +220,12 @@ def test_the_page_shows_every_card_what_broke_and_no_verdict(tmp_path: Path) -> 
     ]
     text = page.read_text()
     rows = {line.split("|")[1].strip(): line for line in text.splitlines() if "|" in line}
-    assert re.search(r"\| OOM \| – \|", rows[CASES[2]])
+    assert re.match(rf"\| {CASES[2]} \| – \| .*\| OOM \|", rows[CASES[2]])
     assert "| a10 | 96x64x2 | s3diff-optimized | OOM | 1 |" in text
     assert "asked for 30 GiB" in text
     assert "No verdict across cards" in text
     assert "PASS" not in text
-    assert "a10 Speed Up" in text
+    assert "| Case | a10 Speed Up | l20 Speed Up | h100 Speed Up | a10 baseline s |" in text
     html = page.with_suffix(".html").read_text()
     assert "asked for 30 GiB" in html
     assert re.findall(r'(?:src|href)="(?!data:|#)', html) == []
@@ -257,7 +281,7 @@ def test_runs_of_one_arm_or_of_nothing_have_a_page(tmp_path: Path) -> None:
     empty = replace(_run("a10"), cells=[], fidelity=[], finished_blocks=set(), ended=False)
     text = write_cards([empty, _run("l20")], tmp_path).read_text()
     assert "1 (1 not finished)" in text
-    assert "| 48x32x4 | not measured | not measured | – | – | not measured |" in text
+    assert "| not measured | not measured | – | not measured |" in text
 
 
 def test_the_runs_that_one_command_began_are_reported_by_their_group(

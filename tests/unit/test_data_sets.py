@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,3 +90,26 @@ def test_replies_are_taken_work_by_work() -> None:
     # Whoever takes only the first of each loses none of the next.
     first = [(number, next(replies)) for number, replies in in_sequences(sent())]
     assert first == [(0, "a"), (1, "c"), (1, "c")]
+
+
+def test_a_command_ends_when_the_head_of_the_cluster_is_gone() -> None:
+    waiting = """
+import socket, sys, time
+from types import SimpleNamespace
+from srbench.cli import crews
+from srbench.executors import cluster
+cluster._PATIENCE_S, cluster._SILENCE_S = 0.1, 0.2
+head = socket.create_server(("127.0.0.1", 0))
+address = SimpleNamespace(gcs_address="127.0.0.1:%d" % head.getsockname()[1])
+with crews._guarded(SimpleNamespace(get_runtime_context=lambda: address)):
+    time.sleep(1.3)
+    print("alive", flush=True)
+    head.close()
+    time.sleep(60)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", waiting], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (done.returncode, done.stdout) == (4, "alive\n")
+    assert done.stderr.startswith("srbench: the head of the cluster, 127.0.0.1:")
+    assert done.stderr.endswith("what is stored is stored, the same command goes on\n")

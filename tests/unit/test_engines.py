@@ -14,8 +14,10 @@ from srbench.commands import command_name, command_words, split_arms
 from srbench.config import load_settings
 from srbench.engines import launched
 from srbench.errors import UsageError
+from srbench.protocol import Described
 from srbench.registry import is_foreign, load_pipeline
-from srbench.worker_process import Launch, _environment
+from srbench.wire import Exit
+from srbench.worker_process import Launch, WorkerProcess, _environment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,3 +160,10 @@ def test_a_program_has_no_class(named: str, name: str) -> None:
     assert named == "engine-x"
     with pytest.raises(UsageError, match="a program of its own"):
         load_pipeline(name)
+
+
+def test_a_terminal_obeys_nothing_in_the_log_of_an_engine(tmp_path: Path) -> None:
+    command = ("sh", "-c", r"printf 'a\033[2Jb\007\n%0900d' 0 >&2")
+    worker = WorkerProcess(tmp_path / "log", Launch(command=command, python_path=()))
+    worker.ask(Described, Exit(), 60)
+    assert worker.log_tail() == "a [2Jb \n" + 500 * "0"

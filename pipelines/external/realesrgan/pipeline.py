@@ -7,6 +7,7 @@ Lanczos filter: there OpenCV's, which does not widen where it shrinks; here Pill
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -73,6 +74,12 @@ class RealESRGAN:
         self._device = torch.device("cpu")
         self._dtype = torch.float32
         self._digest = ""
+
+    def own_weights(self) -> str:
+        """Digest of its network's file; empty where there is none, which `load` refuses."""
+        with suppress(PipelineError):
+            return file_digest(find_network(self.options.weights))
+        return ""
 
     def load(self, weights: WeightsSource, device: torch.device, precision: Precision) -> None:
         """Read the network of its own option, whatever the weights of a run are.

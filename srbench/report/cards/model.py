@@ -127,8 +127,9 @@ def combine(digests: Iterable[Digest]) -> Cards:
     """Set runs side by side that ran the same weights on the same pixels.
 
     Args:
-        digests: The first decides which weights, pixels and purpose the others must have; those
-            with others are left out and named.
+        digests: The first decides which weights, pixels and purpose the others must have, and the
+            first of a card its precision, options and versions; those with others are left out
+            and named, as is a run that is given twice.
     """
     kept, left_out = alike(digests)
     groups: dict[str, list[Digest]] = {}

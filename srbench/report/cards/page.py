@@ -71,7 +71,7 @@ def write_cards(runs: Iterable[Run | Digest], out: Path, left_out: Sequence[str]
 
     Args:
         runs: Of any profiles, read one after another; only what is shown of each is kept. Runs
-            with other weights, pixels or purpose than the first's are left out and named.
+            that may not stand in one table (`alike`) are left out and named.
         out: Folder, created if missing.
         left_out: Why further runs are not among them, a sentence each.
 
@@ -198,7 +198,12 @@ def _kinds(cards: Cards) -> set[str]:
 
 def _mixed(cards: Cards) -> list[str]:
     names = [card.profile.name for card in cards.cards if card.level is Level.RATIO_ONLY]
-    return [_MIXED.format(names=", ".join(names))] if names else []
+    told = [_MIXED.format(names=", ".join(names))] if names else []
+    precisions = {card.profile.name: card.digests[0].run.head.precision for card in cards.cards}
+    if len(set(precisions.values())) > 1:
+        words = ", ".join(f"{name} {precision}" for name, precision in precisions.items())
+        told.append(f"The cards ran in different precisions: {words}.")
+    return told
 
 
 def _no_ratio(cards: Cards) -> list[str]:

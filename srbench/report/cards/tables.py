@@ -10,29 +10,31 @@ from srbench.report.html.table import Cell, Table, numeric
 from srbench.report.tables import decibels, plain_table
 from srbench.report.text import mebibytes, outcome_word, significant
 
-_MOST_BROKEN = 100
+_MOST_BROKEN = 200
 """Rows of what broke: a fleet can break in more ways than anybody reads."""
 _MOST_IDS = 3
 
 
 def case_table(cards: Cards, table: CardTable, label: str) -> Table:
-    """A row a case; of each card the times, the speed-up, peak memory and fidelity."""
+    """A row a case: the speed-ups side by side, then each card's times, memory and fidelity."""
     names = [card.profile.name for card in cards.cards]
-    header = ["Case"]
+    header = ["Case", *(f"{name} Speed Up" for name in names)]
     for name in names:
         header += [f"{name} {role} s" for role in table.roles]
-        header += [f"{name} Speed Up", f"{name} Peak MiB", f"{name} PSNR dB (worst block)"]
+        header += [f"{name} Peak MiB", f"{name} PSNR dB (worst block)"]
     rows = [
-        [Cell(case), *(cell for name in names for cell in _card_cells(by_card.get(name)))]
+        [
+            Cell(case),
+            *(_ratio_cell(by_card[name].ratio if name in by_card else None) for name in names),
+            *(cell for name in names for cell in _card_cells(by_card.get(name))),
+        ]
         for case, by_card in table.cells.items()
     ]
     foot = []
     if len(table.geomean_cases) > 1:
-        line = [Cell(f"Geometric mean of {len(table.geomean_cases)}")]
-        for name in names:
-            blank = Cell("")
-            line += [blank, blank, _ratio_cell(table.geomean.get(name)), blank, blank]
-        foot.append(line)
+        means = [_ratio_cell(table.geomean.get(name)) for name in names]
+        blanks = [Cell("")] * (len(header) - 1 - len(names))
+        foot.append([Cell(f"Geometric mean of {len(table.geomean_cases)}"), *means, *blanks])
     return Table(
         caption=f"{table.candidate} against {table.baseline} on {', '.join(names)}; {label}",
         header=header,
@@ -131,7 +133,7 @@ def console_tables(cards: Cards, table: CardTable) -> str:
 
 def _card_cells(cell: CardCell | None) -> list[Cell]:
     if cell is None:
-        return [Cell("–")] * 5
+        return [Cell("–")] * 4
     psnr = decibels(cell.worst, "psnr")
     worst = decibels(cell.worst, "worst_block_psnr")
     likeness = None if cell.worst is None else cell.worst.metrics.get("psnr")
@@ -139,7 +141,6 @@ def _card_cells(cell: CardCell | None) -> list[Cell]:
     return [
         Cell(_time(cell.baseline), cell.baseline.seconds),
         Cell(_time(cell.candidate), cell.candidate.seconds),
-        _ratio_cell(cell.ratio),
         Cell("–" if peaks == "– / –" else peaks, cell.candidate.peak_bytes),
         Cell(psnr if psnr == worst else f"{psnr} ({worst})", likeness),
     ]
