@@ -169,11 +169,16 @@ def _upscale_on_ray(
     as_json: bool,
 ) -> None:
     from srbench.executors.upscaling import Painting, upscale_on_ray
+    from srbench.painting import Painter
 
     with saying_so("; the same command goes on"), hired(address, device, actors, _note) as there:
         request, chosen = asked.on(there.device)
         painting = Painting(
-            replace(request, files=[]), asked.named(chosen), chosen.digest, threads_here()
+            replace(request, files=[]),
+            asked.named(chosen),
+            chosen.digest,
+            Painter(request, chosen, _note).version,
+            threads_here(),
         )
 
         def batch(conduct: Conduct) -> Generator[Result]:

@@ -34,19 +34,21 @@ class Painting:
         request: Without its files.
         weights: As the user names them, absolute; None is the default of the actor's machine.
         digest: What they must be.
+        version: What the pipeline must be there, weights of its own included.
         threads: That compute on a CPU; sums depend on their number.
     """
 
     request: Request
     weights: str | None
     digest: str
+    version: str
     threads: int
 
     def open(self, note: Callable[[str], None]) -> Do:
         """Find the weights here; they are read when the first picture needs them.
 
         Raises:
-            NotComparableError: Other weights than the driver's.
+            NotComparableError: Other weights than the driver's, or another pipeline.
             PipelineError: No such weights here.
         """
         # Threads of several actors on the same cores must not spin while they wait.
@@ -61,6 +63,11 @@ class Painting:
                 f"it is {self.digest[:12]}; every machine needs the same"
             )
         painter = Painter(self.request, found, note)
+        if painter.version != self.version:
+            raise NotComparableError(
+                f"{self.request.pipeline} on {socket.gethostname()} is version {painter.version}, "
+                f"here it is {self.version}; every machine needs the same"
+            )
 
         def paint(work: Work) -> Iterator[Reply]:
             if work.source.exists():
@@ -98,14 +105,13 @@ def upscale_on_ray(
         PipelineError: The weights are wrong.
         NotComparableError: Another machine has other weights or sources.
     """
-    version = Painter(request, weights, conduct.note).version
     data_set = DataSet(ray, crew, painting, conduct.note, conduct.stop)
 
     def paint(planned: Iterator[Plan]) -> Iterator[tuple[Plan, Iterator[Reply]]]:
         for plans in in_portions(planned):
             yield from _painted(data_set, plans)
 
-    return lead_batch(request, weights, journal, conduct, version, paint)
+    return lead_batch(request, weights, journal, conduct, painting.version, paint)
 
 
 def _painted(data_set: DataSet, plans: list[Plan]) -> Iterator[tuple[Plan, Iterator[Reply]]]:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from math import log
 from statistics import median, stdev
 
+from srbench.outcome import one_line
 from srbench.records import Run
 from srbench.report.counters import counter_table
 from srbench.report.html.chosen import choices
@@ -132,7 +133,8 @@ def _facts(run: Run) -> list[str]:
         lines.append(f"group {head.group}, begun by one command; executor {head.executor}")
     lines.append(f"weights {head.weights.get('label')} {str(head.weights.get('digest'))[:12]}")
     for arm in head.pipelines:
-        options = " ".join(f"{key}={value}" for key, value in head.options.get(arm, {}).items())
+        told = head.options.get(arm, {}).items()
+        options = " ".join(one_line(f"{key}={value}") for key, value in told)
         commit = (head.arms.get(arm) or {}).get("commit")
         at = f" at {commit[:12]}" if commit else ""
         lines.append(

@@ -9,12 +9,18 @@ from typing import Any
 
 import pytest
 
-from srbench.errors import UsageError
+from pipelines.contract import Precision
+from pipelines.external.bicubic.options import BicubicOptions
+from srbench.errors import NotComparableError, UsageError
 from srbench.executors.cluster import Node
 from srbench.executors.crew import Crew, choose_crew, choose_device
 from srbench.executors.data_set import CutOff, in_sequences
 from srbench.executors.hand import End
 from srbench.executors.ledger import MAX_ATTEMPTS, Ledger, Word
+from srbench.executors.upscaling import Painting
+from srbench.painting import Painter
+from srbench.systems import resolve_weights
+from srbench.upscaling import Request
 
 
 def machine(cpus: float, gpus: float = 0) -> Node:
@@ -113,3 +119,14 @@ with crews._guarded(SimpleNamespace(get_runtime_context=lambda: address)):
     assert (done.returncode, done.stdout) == (4, "alive\n")
     assert done.stderr.startswith("srbench: the head of the cluster, 127.0.0.1:")
     assert done.stderr.endswith("what is stored is stored, the same command goes on\n")
+
+
+def test_an_actor_with_another_pipeline_or_other_weights_is_refused() -> None:
+    request = Request("bicubic", BicubicOptions(), [], 2, 0, "cpu", Precision.FP32)
+    weights = resolve_weights(["bicubic"], None, "cpu")
+    digest, version = weights.digest, Painter(request, weights, print).version
+    with pytest.raises(NotComparableError, match="is version 1, here it is 2"):
+        Painting(request, None, digest, "2", 1).open(print)
+    with pytest.raises(NotComparableError, match="every machine needs the same"):
+        Painting(request, None, "0" * 64, version, 1).open(print)
+    Painting(request, None, digest, version, 1).open(print)
