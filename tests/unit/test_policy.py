@@ -94,7 +94,7 @@ def test_overrides(tmp_path: Path) -> None:
         ("[gate.tiers.exact]\npsnr_db = 'x'", "exact.psnr_db must be a number"),
         ("gate = 3", "gate must be a table"),
         ("blocks = 3", "no [gate] table"),
-        ("[gate]\nmargin = 0.1\n[run]\nblocks = 3", "unknown key 'run'. Known: blocks, cases"),
+        ("[gate]\nmargin = 0.1\n[run]\nblocks = 3", "unknown key 'run'. Known: address, blocks"),
         ("[gates]\nmargin = 0.1", "unknown key 'gates'. Did you mean 'gate'?"),
         ("[gate", "not a TOML file"),
     ],
