@@ -158,6 +158,7 @@ def _expected(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return session.run(photo, question, lambda text: None).b.pixels
 
 
+@pytest.mark.full  # half a minute; tests/unit/test_demo*.py ask the same session
 def test_a_photograph_and_a_picture_that_is_too_small(page: Any, tmp_path: Path) -> None:
     photo = np.ascontiguousarray(data.astronaut()[60:92, 200:232])
     Image.fromarray(photo).save(tmp_path / "photo.png")

@@ -57,6 +57,7 @@ def test_samples_of_a_photograph_by_the_small_trained_model(
         assert np.abs(shrunk - read_image(photo)).mean() < 8
 
 
+@pytest.mark.full  # tests/e2e/test_run.py goes the same way with another system
 def test_a_run_its_report_and_its_gate(srbench: Srbench, small: Path, tmp_path: Path) -> None:
     design = ("--cases", "16x16x4", "--blocks", 1, "--pairs", 1, "--weights", small)
     done = srbench("run", *BOTH, *design)

@@ -53,6 +53,7 @@ def root(tmp_path: Path) -> Path:
     return folder.parent
 
 
+@pytest.mark.full  # tests/unit/test_srdiff_training.py resumes in its own process
 def test_kill_and_resume_is_bit_equal(root: Path, tmp_path: Path) -> None:
     """The loss of every step and the weights at the end are those of an uninterrupted run."""
 

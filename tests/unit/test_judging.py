@@ -171,7 +171,10 @@ def test_nothing_is_started_when_all_is_stored(job: Any, judged: Judged) -> None
 
 @pytest.mark.parametrize(
     ("baseline", "words"),
-    [("HalfPrecisionOnly", "does not compute in fp32"), ("TurnsTf32On", "turns TF32 on")],
+    [
+        ("HalfPrecisionOnly", "does not compute in fp32"),
+        pytest.param("TurnsTf32On", "turns TF32 on", marks=pytest.mark.full),
+    ],
 )
 def test_what_is_no_reference_is_refused(tmp_path: Path, baseline: str, words: str) -> None:
     """And of a run that was resumed only what is not stored yet is judged."""
